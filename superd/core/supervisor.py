@@ -1,0 +1,452 @@
+"""Decide everything: take one event, return the commands that it leads to.
+
+The rule of this file: it is a function of its tables, the event and `now`. Policy for a
+single number is elsewhere (admission, throttle); here is who does what next. `_reconcile`
+compares what should be polled with what is: every change of state just calls it, so that
+no place can forget to pause or to resume.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from superd.core import commands as cmd
+from superd.core import events as ev
+from superd.core.admission import Reason, Verdict
+from superd.core.exitcodes import describe, effect_of
+from superd.core.lifecycle import State, Step
+from superd.core.source import source_of, unmap
+from superd.core.stopping import Stopping
+from superd.core.tables import Conn, Deadlines, Launcher, Listener, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ACCEPT_PAUSE = 0.25
+"""Seconds a listener is not polled after EMFILE and its like: between sshd's 100 ms and
+nginx's 500 ms; short against a human's patience, long against a spin."""
+
+READY_DEADLINE = 20.0
+"""Seconds a launcher may take to become its service: an import from a cold disk."""
+
+
+class Supervisor(Stopping):
+    """The tables of the running generation and the rules that change them."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Service] = {}
+        self.leaving: list[Service] = []
+        self.listeners: dict[str, Listener] = {}
+        self.launchers: dict[int, Launcher] = {}
+        self.conns: dict[int, Conn] = {}
+        self.deadlines = Deadlines()
+        self.generation = 0
+        self.stopping = False
+        self.give_up_at: float | None = None
+        self._launchers_made = 0
+        self._out: list[cmd.Command] = []
+        self._on: dict[type, Callable[..., None]] = {
+            ev.Accepted: self._accepted,
+            ev.AcceptFailed: self._accept_failed,
+            ev.Readable: self._readable,
+            ev.LauncherReady: self._launcher_ready,
+            ev.LauncherRefused: self._launcher_refused,
+            ev.LauncherGone: self._launcher_gone,
+            ev.LauncherChoked: self._launcher_choked,
+            ev.Started: self._started,
+            ev.NotStarted: self._not_started,
+            ev.Ended: self._ended,
+            ev.OrphanGone: self._orphan_gone,
+            ev.Reloaded: self._reloaded,
+            ev.StopAsked: self._stop_asked,
+        }
+
+    def handle(self, event: ev.Event, now: float) -> list[cmd.Command]:
+        """Take one event; returns what the shell must do, in this order."""
+        self._on[type(event)](event, now)
+        return self._flush()
+
+    def tick(self, now: float) -> list[cmd.Command]:
+        """Act on every deadline that has passed."""
+        for kind, key in self.deadlines.due(now):
+            if kind == "release":
+                self._release(key, now)
+            elif kind == "resume":
+                self._resume(key, now)
+            elif kind == "idle":
+                self._idle(key, now)
+            elif kind == "ready":
+                self._late(key)
+            elif kind == "stop":
+                self._stop_stage(key, now)
+            else:
+                self._give_up()
+        return self._flush()
+
+    def _flush(self) -> list[cmd.Command]:
+        out, self._out = self._out, []
+        return out
+
+    def _log(self, level: str, verb: str, *fields: tuple[str, object]) -> None:
+        self._out.append(cmd.Log(level, verb, fields))
+
+    # -- connections ------------------------------------------------------------------
+
+    def _accepted(self, event: ev.Accepted, now: float) -> None:
+        listener = self.listeners[event.listener]
+        service = listener.service
+        host = unmap(event.host)
+        limits = service.spec.limits
+        source = source_of(host, limits.ipv4_prefix, limits.ipv6_prefix)
+        conn = Conn(event.conn, service, event.listener, now)
+        conn.host, conn.port = host, event.port
+        verdict = service.admission.decide(source)
+        if isinstance(verdict, Reason):
+            self._refuse(conn, verdict)
+            return
+        self.conns[conn.id] = conn
+        conn.source = source
+        if verdict is Verdict.WAIT:
+            service.admission.park(source, conn.id)
+        else:
+            self._admit(conn, now)
+        self._reconcile(service, now)
+
+    def _admit(self, conn: Conn, now: float) -> None:
+        service = conn.service
+        assert conn.source is not None
+        number = service.admission.take(conn.source)
+        launcher = self._launcher_for(service, now)
+        self._attach(conn, launcher)
+        self._out.append(cmd.Send(launcher.id, conn.id, number))
+
+    def _attach(self, conn: Conn, launcher: Launcher) -> None:
+        conn.launcher = launcher.id
+        conn.service.conns.add(conn.id)
+        launcher.conns.add(conn.id)
+        launcher.idle_at = None
+
+    def _refuse(self, conn: Conn, reason: Reason) -> None:
+        service = conn.service
+        limits = service.spec.limits
+        used = {
+            Reason.SERVICE_LIMIT: f"{service.admission.live}/{limits.connections}",
+            Reason.SOURCE_LIMIT: f"{limits.per_source}/{limits.per_source}",
+            Reason.WAITING_LIMIT: f"{limits.connections}/{limits.connections}",
+        }.get(reason, "-")
+        self._log(
+            "info",
+            "refuse",
+            ("service", service.name),
+            ("conn", conn.id),
+            ("peer", conn.peer()),
+            ("reason", reason.value),
+            ("used", used),
+        )
+        self._out.append(cmd.Refuse(conn.id, limits.message))
+
+    def _accept_failed(self, event: ev.AcceptFailed, now: float) -> None:
+        listener = self.listeners[event.listener]
+        until = now + ACCEPT_PAUSE
+        if listener.paused_until is None:
+            self._log(
+                "warning",
+                "throttle",
+                ("service", listener.service.name),
+                ("listener", listener.key),
+                ("reason", event.error),
+                ("delay", ACCEPT_PAUSE),
+            )
+        listener.paused_until = until
+        self.deadlines.add(until, "resume", listener.key)
+        self._reconcile(listener.service, now)
+
+    def _resume(self, key: str, now: float) -> None:
+        listener = self.listeners.get(key)
+        if listener is None or listener.paused_until is None:
+            return
+        if now >= listener.paused_until:
+            listener.paused_until = None
+            self._reconcile(listener.service, now)
+
+    def _readable(self, event: ev.Readable, now: float) -> None:
+        listener = self.listeners[event.listener]
+        service = listener.service
+        conn = Conn(event.conn, service, listener.key, now)
+        self.conns[conn.id] = conn
+        launcher = self._launcher_for(service, now)
+        self._attach(conn, launcher)
+        listener.lent = conn.id
+        verb = "serve" if listener.kind == "datagram" else "wait"
+        self._out.append(cmd.Lend(launcher.id, conn.id, listener.key, verb))
+        self._reconcile(service, now)
+
+    def _started(self, event: ev.Started, _now: float) -> None:
+        conn = self._conn_of(event.launcher, event.conn)
+        if conn is None or conn.pid is not None:
+            return
+        conn.pid = event.pid
+        conn.name = event.name
+        fields: list[tuple[str, object]] = [
+            ("service", conn.service.name),
+            ("conn", conn.id),
+        ]
+        if conn.host:
+            fields.append(("peer", conn.peer()))
+        else:
+            fields.append(("listener", conn.listener))
+        if conn.name:
+            fields.append(("name", conn.name))
+        fields.append(("pid", conn.pid))
+        self._log("info", "accept" if conn.host else "spawn", *fields)
+
+    def _not_started(self, event: ev.NotStarted, now: float) -> None:
+        conn = self._conn_of(event.launcher, event.conn)
+        if conn is None:
+            return
+        service = conn.service
+        self._finish(conn, now)
+        self._throttle(service, now, f"{event.stage}: {event.error}")
+
+    def _ended(self, event: ev.Ended, now: float) -> None:
+        conn = self._conn_of(event.launcher, event.conn)
+        if conn is None:
+            return
+        service = conn.service
+        self._log(
+            "info",
+            "end",
+            ("service", service.name),
+            ("conn", conn.id),
+            *(
+                (("peer", conn.peer()),)
+                if conn.host
+                else (("listener", conn.listener),)
+            ),
+            ("pid", conn.pid or "-"),
+            ("status", describe(event.signal, event.status)),
+            ("duration", f"{now - conn.since:.3f}"),
+            ("cpu", f"{event.cpu:.3f}"),
+        )
+        self._finish(conn, now)
+        effect = effect_of(event.signal, event.status)
+        if not event.progress:
+            self._throttle(service, now, "the program ended and took nothing")
+        elif effect == "throttle":
+            self._throttle(service, now, describe(event.signal, event.status))
+        elif effect == "plain":
+            delay = service.throttle.plain(now)
+            if delay is not None:
+                self._throttled(service, delay, describe(event.signal, event.status))
+        elif effect == "success":
+            service.throttle.success()
+        self._after_end(service, now)
+
+    def _orphan_gone(self, event: ev.OrphanGone, now: float) -> None:
+        conn = self.conns.get(event.conn)
+        if conn is None or conn.launcher is not None:
+            return
+        self._log(
+            "info",
+            "end",
+            ("service", conn.service.name),
+            ("conn", conn.id),
+            ("peer", conn.peer()),
+            ("pid", conn.pid or "-"),
+            ("status", "unknown"),
+            ("duration", f"{now - conn.since:.3f}"),
+        )
+        self._finish(conn, now)
+        self._after_end(conn.service, now)
+
+    def _conn_of(self, launcher: int, number: int) -> Conn | None:
+        """Find a connection by a launcher's word, which may be a lie about another's."""
+        conn = self.conns.get(number)
+        return conn if conn is not None and conn.launcher == launcher else None
+
+    def _finish(self, conn: Conn, now: float) -> None:
+        """Take a connection out of every table: the one place where a slot is freed."""
+        del self.conns[conn.id]
+        service = conn.service
+        service.conns.discard(conn.id)
+        if conn.launcher is not None:
+            self.launchers[conn.launcher].conns.discard(conn.id)
+        if conn.source is not None:
+            service.admission.give(conn.source)
+            return
+        listener = self.listeners.get(conn.listener)
+        if listener is not None and listener.lent == conn.id:
+            listener.lent = None
+            if listener.service is not service:  # a reload moved it meanwhile
+                self._reconcile(listener.service, now)
+
+    def _after_end(self, service: Service, now: float) -> None:
+        """Use what an end has freed: the slot, the launcher's time, the lent listener."""
+        self._admit_waiting(service, now)
+        launcher = self.launchers.get(service.launcher or 0)
+        if launcher is not None and not launcher.conns and not service.spec.warm:
+            launcher.idle_at = now + service.spec.launcher_idle
+            self.deadlines.add(launcher.idle_at, "idle", launcher.id)
+        self._reconcile(service, now)
+        self._gone(service)
+
+    def _admit_waiting(self, service: Service, now: float) -> None:
+        if service.state is State.THROTTLED or service.state is State.DRAINING:
+            return
+        while (number := service.admission.next_waiting()) is not None:
+            self._admit(self.conns[number], now)
+
+    # -- polling ----------------------------------------------------------------------
+
+    def _reconcile(self, service: Service, now: float) -> None:
+        """Poll what should be polled and nothing else; may be called at any time."""
+        if service.state is State.LISTENING and not service.admission.wants_poll():
+            service.take(Step.FULL)
+        elif service.state is State.FULL and service.admission.wants_poll():
+            service.take(Step.ROOM)
+        open_ = service.state is State.LISTENING and not service.choked
+        for spec in service.spec.listeners:
+            listener = self.listeners.get(spec.key)
+            if listener is None or listener.service is not service:
+                continue
+            want = (
+                open_
+                and listener.lent is None
+                and (listener.paused_until is None or now >= listener.paused_until)
+            )
+            if want != listener.polled:
+                listener.polled = want
+                self._out.append(
+                    cmd.Poll(listener.key) if want else cmd.Unpoll(listener.key)
+                )
+
+    def _throttle(self, service: Service, now: float, reason: str) -> None:
+        delay = service.throttle.structural(now)
+        self._throttled(service, delay, reason)
+        self._reconcile(service, now)
+        self._gone(service)
+
+    def _throttled(self, service: Service, delay: float, reason: str) -> None:
+        if service.state is State.DRAINING or service.state is State.STOPPED:
+            return
+        service.take(Step.THROTTLE)
+        assert service.throttle.until is not None
+        self.deadlines.add(service.throttle.until, "release", service)
+        self._log(
+            "warning",
+            "throttle",
+            ("service", service.name),
+            ("reason", reason),
+            ("delay", f"{delay:g}"),
+            ("place", service.spec.place),
+        )
+
+    def _release(self, service: Service, now: float) -> None:
+        if service.state is not State.THROTTLED or not service.throttle.is_over(now):
+            return
+        service.take(Step.RELEASE)
+        self._log("info", "release", ("service", service.name))
+        if service.spec.warm:
+            self._launcher_for(service, now)
+        self._admit_waiting(service, now)
+        self._reconcile(service, now)
+
+    # -- launchers --------------------------------------------------------------------
+
+    def _launcher_for(self, service: Service, now: float) -> Launcher:
+        if service.launcher is not None:
+            return self.launchers[service.launcher]
+        self._launchers_made += 1
+        launcher = Launcher(self._launchers_made, service)
+        self.launchers[launcher.id] = launcher
+        service.launcher = launcher.id
+        self._out.append(cmd.StartLauncher(launcher.id, service.name))
+        self.deadlines.add(now + READY_DEADLINE, "ready", launcher.id)
+        return launcher
+
+    def _launcher_ready(self, event: ev.LauncherReady, _now: float) -> None:
+        launcher = self.launchers.get(event.launcher)
+        if launcher is not None:
+            launcher.state = "ready"
+
+    def _late(self, number: int) -> None:
+        launcher = self.launchers.get(number)
+        if launcher is None or launcher.state != "starting":
+            return
+        self._log(
+            "error",
+            "kill",
+            ("service", launcher.service.name),
+            ("launcher", number),
+            ("reason", f"not ready after {READY_DEADLINE:g} s"),
+        )
+        self._out.append(cmd.KillLauncher(number))
+
+    def _launcher_refused(self, event: ev.LauncherRefused, _now: float) -> None:
+        launcher = self.launchers.get(event.launcher)
+        if launcher is None:
+            return
+        self._log(
+            "error",
+            "throttle",
+            ("service", launcher.service.name),
+            ("launcher", event.launcher),
+            ("reason", f"{event.stage}: {event.error}"),
+            ("place", launcher.service.spec.place),
+        )
+
+    def _launcher_choked(self, event: ev.LauncherChoked, now: float) -> None:
+        launcher = self.launchers.get(event.launcher)
+        if launcher is not None and launcher.service.launcher == launcher.id:
+            launcher.service.choked = event.choked
+            self._reconcile(launcher.service, now)
+
+    def _launcher_gone(self, event: ev.LauncherGone, now: float) -> None:
+        launcher = self.launchers.get(event.launcher)
+        if launcher is None:
+            return
+        service = launcher.service
+        for number in sorted(launcher.conns):
+            conn = self.conns[number]
+            if conn.pid is None:
+                self._finish(conn, now)
+                self._out.append(cmd.Close(number))
+            else:
+                conn.launcher = None
+                self._out.append(cmd.WatchOrphan(number, conn.pid))
+        del self.launchers[launcher.id]
+        expected = launcher.retired or self.stopping
+        self._log(
+            "debug" if expected else "error",
+            "reap",
+            ("service", service.name),
+            ("launcher", launcher.id),
+            ("status", event.status),
+        )
+        if service.launcher == launcher.id:
+            service.launcher = None
+            service.choked = False
+        if not expected:
+            self._throttle(service, now, f"launcher ended: {event.status}")
+        self._after_end(service, now)
+
+    def _retire(self, service: Service) -> None:
+        """Let the current launcher finish; the next connection gets a new one."""
+        if service.launcher is None:
+            return
+        launcher = self.launchers[service.launcher]
+        launcher.retired = True
+        service.launcher = None
+        service.choked = False
+        self._out.append(cmd.RetireLauncher(launcher.id))
+
+    def _idle(self, number: int, now: float) -> None:
+        launcher = self.launchers.get(number)
+        if launcher is None or launcher.idle_at is None or now < launcher.idle_at:
+            return
+        if launcher.service.launcher == number:
+            self._retire(launcher.service)
+
+    def next_deadline(self) -> float | None:
+        """When `tick` must be called at the latest."""
+        return self.deadlines.next()

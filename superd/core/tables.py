@@ -1,0 +1,149 @@
+"""Keep the records of the core: services, listeners, launchers, connections.
+
+Each table has one owner (the Supervisor) and one key. Every other number is derived, or
+audited by `Supervisor.check`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any
+
+from superd.core.admission import Admission
+from superd.core.lifecycle import State, step
+from superd.core.throttle import Throttle
+
+if TYPE_CHECKING:
+    from superd.core.lifecycle import Step
+    from superd.core.spec import ServiceSpec
+
+
+class Service:
+    """One service of the running generation, or one that still drains."""
+
+    __slots__ = (
+        "admission",
+        "choked",
+        "conns",
+        "launcher",
+        "spec",
+        "state",
+        "stop_stage",
+        "throttle",
+    )
+
+    def __init__(self, spec: ServiceSpec) -> None:
+        self.spec = spec
+        self.state = State.LISTENING
+        self.admission = Admission(spec.limits)
+        self.throttle = Throttle()
+        self.launcher: int | None = None
+        self.conns: set[int] = set()
+        self.choked = False
+        self.stop_stage = 0
+
+    @property
+    def name(self) -> str:
+        """The name that the configuration gives it."""
+        return self.spec.name
+
+    def take(self, by: Step) -> None:
+        """Take one step of the life cycle."""
+        self.state = step(self.state, by)
+
+
+class Listener:
+    """One open listening socket, and who it is with."""
+
+    __slots__ = ("key", "kind", "lent", "paused_until", "polled", "service")
+
+    def __init__(self, key: str, kind: str, service: Service) -> None:
+        self.key = key
+        self.kind = kind
+        self.service = service
+        self.polled = False
+        self.paused_until: float | None = None
+        self.lent: int | None = None
+
+
+class Launcher:
+    """One launcher process: starting, ready, or retired (finishing its handlers)."""
+
+    __slots__ = ("conns", "id", "idle_at", "retired", "service", "state")
+
+    def __init__(self, number: int, service: Service) -> None:
+        self.id = number
+        self.service = service
+        self.state = "starting"
+        self.retired = False
+        self.conns: set[int] = set()
+        self.idle_at: float | None = None
+
+
+class Conn:
+    """One connection (or one lending of a listener) that has, or gets, a handler."""
+
+    __slots__ = (
+        "host",
+        "id",
+        "launcher",
+        "listener",
+        "name",
+        "pid",
+        "port",
+        "service",
+        "since",
+        "source",
+    )
+
+    def __init__(
+        self, number: int, service: Service, listener: str, since: float
+    ) -> None:
+        self.id = number
+        self.service = service
+        self.listener = listener
+        self.since = since
+        self.host = ""
+        self.port = 0
+        self.name = ""
+        # None: no slot is taken (a lent listener, or waiting for its source).
+        self.source: str | None = None
+        self.launcher: int | None = None
+        self.pid: int | None = None
+
+    def peer(self) -> str:
+        """Spell the far end for the log."""
+        if not self.host:
+            return ""
+        if self.host.startswith("unix:"):
+            return self.host
+        if ":" in self.host:
+            return f"[{self.host}]:{self.port}"
+        return f"{self.host}:{self.port}"
+
+
+class Deadlines:
+    """A heap of (when, kind, key). Stale entries are harmless: the taker looks again."""
+
+    __slots__ = ("_count", "_heap")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, str, Any]] = []
+        self._count = 0
+
+    def add(self, when: float, kind: str, key: Any) -> None:
+        """Ask to be told at `when` (monotonic seconds)."""
+        self._count += 1  # keeps the heap from comparing keys
+        heapq.heappush(self._heap, (when, self._count, kind, key))
+
+    def next(self) -> float | None:
+        """When the earliest is due."""
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: float) -> list[tuple[str, Any]]:
+        """Take out everything that is due."""
+        taken = []
+        while self._heap and self._heap[0][0] <= now:
+            _, _, kind, key = heapq.heappop(self._heap)
+            taken.append((kind, key))
+        return taken

@@ -1,0 +1,1 @@
+"""The launcher: becomes one service once, then starts its handlers."""

@@ -1,0 +1,97 @@
+"""Talk to the master: take connections with their descriptors, report what became of them.
+
+Reports are collected and sent together at the end of a turn; what does not fit waits for
+the channel to be writable. When the master is gone the reports go nowhere and the
+launcher finishes what it has.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from superd.core.protocol import MAX_DATAGRAM, MAX_FDS, clean
+
+_AGAIN = (errno.EAGAIN, errno.ENOBUFS, errno.EINTR)
+_ROOM = MAX_DATAGRAM - 4096
+
+
+class Channel:
+    """The launcher's end of the pair."""
+
+    def __init__(self, fd: int) -> None:
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+        self._sock.setblocking(False)
+        self._out: list[str] = []
+        self.open = True
+        """The master may still send; False after its end, or its word to retire."""
+        self._heard = True
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self._sock.fileno()
+
+    def receive(self) -> tuple[list[list[str]], list[int]] | None:
+        """Take one datagram: its records as words, its descriptors; None: nothing now.
+
+        The end of the master shows as `open` turning False.
+        """
+        try:
+            data, fds, _, _ = socket.recv_fds(
+                self._sock, MAX_DATAGRAM, MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            if error.errno in _AGAIN:
+                return None
+            self.open = False
+            return None
+        if not data:
+            self.open = False
+            return None
+        return [line.split(" ") for line in data.decode("ascii").split("\n")], fds
+
+    def report(self, record: str) -> None:
+        """Queue one record; it leaves with the next flush."""
+        self._out.append(record)
+
+    def note(self, text: str) -> None:
+        """Queue a line for the log."""
+        ascii_text = text.encode("ascii", "backslashreplace").decode()
+        self._out.append(f"note {clean(ascii_text)}")
+
+    def flush(self) -> bool:
+        """Send what is queued; False: the channel is full, watch it for writing."""
+        while self._out and self._heard:
+            size = taken = 0
+            for record in self._out:
+                size += len(record) + 1
+                if size > _ROOM and taken:
+                    break
+                taken += 1
+            try:
+                self._sock.send("\n".join(self._out[:taken]).encode("ascii"))
+            except OSError as error:
+                if error.errno in _AGAIN:
+                    return False
+                self._heard = False
+                break
+            del self._out[:taken]
+        if not self._heard:
+            self._out.clear()
+        return True
+
+    def ready(self, fds: list[int]) -> None:
+        """Tell the master that the service stands; the stderr pipe rides along."""
+        self._sock.setblocking(True)
+        socket.send_fds(self._sock, [b"ready"], fds)
+        self._sock.setblocking(False)
+
+    def refuse(self, stage: str, text: str) -> None:
+        """Tell the master why this launcher ends."""
+        self._sock.setblocking(True)
+        ascii_text = text.encode("ascii", "backslashreplace").decode()
+        try:
+            self._sock.send(f"refuse {stage} {clean(ascii_text)}".encode("ascii"))
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise

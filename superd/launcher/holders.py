@@ -1,0 +1,76 @@
+"""Find out who still holds a socket, from /proc.
+
+The launcher keeps a descriptor of every connection so that the close can linger
+(linger.py). The price: the peer would not see the end of a connection whose handler closed
+it and lives on. So these questions are asked once a second, and cost one readlink for a
+handler that simply still has its fd 0.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def socket_id(fd: int) -> str:
+    """Name the socket behind a descriptor as /proc names it."""
+    return f"socket:[{os.fstat(fd).st_ino}]"
+
+
+def holds_still(pid: int, sock: str) -> bool:
+    """Say whether a handler itself still has the socket; True where it cannot be seen."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        for fd in ("0", "1"):
+            try:
+                if os.readlink(f"{folder}/{fd}") == sock:
+                    return True
+            except FileNotFoundError:
+                continue
+        return _has(folder, sock)
+    except PermissionError:
+        return True  # a set-user-ID program: its descriptors are its own business
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has just ended
+
+
+def held_by_others(socks: set[str]) -> set[str]:
+    """Look through every process we may look into, ourselves left out."""
+    held: set[str] = set()
+    me = str(os.getpid())
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or pid == me:
+            continue
+        folder = f"/proc/{pid}/fd"
+        try:
+            fds = os.listdir(folder)
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue
+        for fd in fds:
+            try:
+                target = os.readlink(f"{folder}/{fd}")
+            except (PermissionError, FileNotFoundError, ProcessLookupError):
+                continue
+            if target in socks:
+                held.add(target)
+    return held
+
+
+def group_lives(pid: int) -> bool:
+    """Say whether a reaped handler left processes of its group behind."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _has(folder: str, sock: str) -> bool:
+    for fd in os.listdir(folder):
+        try:
+            if os.readlink(f"{folder}/{fd}") == sock:
+                return True
+        except FileNotFoundError:
+            continue
+    return False

@@ -1,0 +1,106 @@
+"""Close connections so that nothing written is lost to a reset.
+
+Closing a TCP socket with unread bytes in it, or with bytes still arriving, sends RST, and
+a RST makes the kernel throw away what it had not delivered yet (RFC 9293, 3.10.7.4; RFC
+2525, 2.17). So the end of a connection is: shut down for writing (the peer sees the end
+after the last byte), take in and throw away what the peer still sends, close when the peer
+closes or has nothing more to get. All of it bounded in time and in number.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+import termios
+from typing import NamedTuple
+
+IDLE = 2.0
+"""Seconds without a byte from the peer, nothing left to send: closing is safe enough."""
+
+LIMIT = 30.0
+"""Seconds in all, whatever the peer does: nginx's lingering_time."""
+
+ROOM = 512
+"""Connections that linger at once; the oldest makes room. A peer pays for it, not we."""
+
+CHUNK = 1 << 16
+TURN = 16
+"""Chunks of one connection in one turn, so that a flood does not hold up the others."""
+
+
+class Entry(NamedTuple):
+    """One lingering connection: when it must end, when its peer was last heard."""
+
+    sock: socket.socket
+    until: float
+    heard: float
+
+
+class Linger:
+    """The connections whose handlers have ended and whose peers have not."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, Entry] = {}
+
+    def add(self, sock: socket.socket, now: float) -> list[int]:
+        """Begin the end of a connection; returns descriptors that are closed to make room.
+
+        What is in `entries` afterwards is to be watched for reading.
+        """
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            sock.close()  # ENOTCONN: the peer has reset it, there is nobody to lose for
+            return []
+        fd = sock.fileno()
+        self.entries[fd] = Entry(sock, now + LIMIT, now)
+        if not self.read(fd, now):
+            return []
+        if len(self.entries) <= ROOM:
+            return []
+        oldest = next(iter(self.entries))
+        self.drop(oldest)
+        return [oldest]
+
+    def read(self, fd: int, now: float) -> bool:
+        """Throw away what has come; False: the connection is closed and forgotten."""
+        entry = self.entries[fd]
+        heard = False
+        for _ in range(TURN):
+            try:
+                data = entry.sock.recv(CHUNK, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""  # reset by the peer
+            if not data:
+                self.drop(fd)
+                return False
+            heard = True
+        if heard:
+            self.entries[fd] = entry._replace(heard=now)
+        return True
+
+    def expire(self, now: float) -> list[int]:
+        """Close what has lingered long enough; returns their descriptors."""
+        gone = [
+            fd
+            for fd, entry in self.entries.items()
+            if now >= entry.until
+            or (now >= entry.heard + IDLE and _unsent(entry.sock) == 0)
+        ]
+        for fd in gone:
+            self.drop(fd)
+        return gone
+
+    def drop(self, fd: int) -> None:
+        """Close one for good."""
+        self.entries.pop(fd).sock.close()
+
+
+def _unsent(sock: socket.socket) -> int:
+    """Count bytes that the peer has not acknowledged: SIOCOUTQ, tcp(7) and unix(7)."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+    return count[0]

@@ -1,0 +1,349 @@
+"""Serve as a launcher: take connections, start their handlers, reap, report, linger.
+
+One loop, one thread, nothing in it blocks but the start of a handler itself. The launcher
+lives as long as its master or its last handler, whichever is longer: when the channel
+ends it takes no more, finishes what it has, and leaves.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from superd.launcher.become import BecomeError
+from superd.launcher.channel import Channel
+from superd.launcher.datagrams import IDLE, DatagramService
+from superd.launcher.jobs import Job, Jobs
+from superd.launcher.linger import Linger
+from superd.launcher.resolve import Resolver
+from superd.launcher.spawn import Spawner
+from superd.launcher.spec import CHANNEL_FD, SPEC_FD, Spec, read_spec
+
+SWEEP = 1.0
+"""Seconds between looks for handlers that closed their connection and live on."""
+
+KILL_AFTER = 5.0
+"""Seconds between TERM and KILL at the end of timeouts.lifetime."""
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+
+def main(name: str) -> None:
+    """Become ready, serve, leave. Every way out is a report or a status."""
+    channel = Channel(CHANNEL_FD)
+    try:
+        spec = read_spec(name)
+        os.close(SPEC_FD)
+        launcher = Launcher(spec, channel)
+    except BecomeError as error:
+        channel.refuse(error.stage, str(error))
+        sys.exit(1)
+    launcher.run()
+
+
+class Launcher:
+    """The loop and what it watches."""
+
+    def __init__(self, spec: Spec, channel: Channel) -> None:
+        self.spec = spec
+        self.channel = channel
+        _name_process(f"superd: {spec.name}")
+        _enter(spec.directory)
+        self.stderr_fd, pipe = _open_stderr(spec.stderr)
+        module = self._import_handler()
+        self.module: Any = module
+        self.spawner = Spawner(spec, getattr(module, "main", None))
+        self.spawner.raise_own_limit()
+        self.linger = Linger()
+        self.jobs = Jobs(spec, self.spawner, self.stderr_fd, channel, self.linger)
+        self.resolver = Resolver()
+        self.asking: dict[str, list[tuple[Job, list[str]]]] = {}
+        self.datagrams: dict[int, DatagramService] = {}
+        self.deadlines: list[tuple[float, int, str, str]] = []
+        self._count = 0
+        self._master = os.getppid()
+        self._swept = 0.0
+        self._epoll = select.epoll()
+        self._wake = self._catch_signals()
+        self._full = self._watched = False
+        self._watch_channel()
+        gc.collect()
+        gc.freeze()  # a forked handler's collector leaves our objects, and pages, alone
+        channel.ready([pipe] if pipe is not None else [])
+        self.pipe = pipe
+
+    def run(self) -> None:
+        """Serve until the master is gone and the last handler has ended."""
+        while self.channel.open or self._is_busy():
+            now = time.monotonic()
+            for fd, _ in self._epoll.poll(self._timeout(now)):
+                self._handle(fd, time.monotonic())
+            self._tick(time.monotonic())
+            self._flush()
+            if not self.channel.open:
+                self._end_datagrams()
+                self._flush()
+                if os.getppid() != self._master:
+                    self._drain_stderr()
+
+    def _is_busy(self) -> bool:
+        jobs = self.jobs
+        return bool(jobs.running or jobs.left or self.linger.entries or self.asking)
+
+    def _handle(self, fd: int, now: float) -> None:
+        if fd == self.channel.fileno():
+            self._take(now)
+        elif fd == self._wake:
+            os.read(fd, 4096)
+            self._reap(now)
+        elif fd in self.linger.entries:
+            if not self.linger.read(fd, now):
+                return  # closed: epoll has forgotten it by itself
+        elif fd in self.datagrams:
+            self.datagrams[fd].read(now)
+        elif fd in self.resolver.running:
+            self._named(fd, now)
+
+    # -- the master's requests --------------------------------------------------------
+
+    def _take(self, now: float) -> None:
+        while (got := self.channel.receive()) is not None:
+            records, fds = got
+            queue = iter(fds)
+            for words in records:
+                if words[0] == "conn":
+                    self._connection(next(queue), words[1:], now)
+                elif words[0] == "wait":
+                    self._wait(next(queue), words[1], now)
+                elif words[0] == "serve":
+                    self._serve(next(queue), words[1:], now)
+                elif words[0] == "kill":
+                    self.jobs.kill(words[1], words[2])
+        if not self.channel.open:
+            self._watch_channel()
+
+    def _connection(self, fd: int, words: list[str], now: float) -> None:
+        conn, number, host, port = words
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        if host.startswith("unix:"):
+            family = socket.AF_UNIX
+        job = Job(conn, socket.socket(family, socket.SOCK_STREAM, 0, fileno=fd))
+        if self.spec.banner:
+            self.jobs.greet(job)
+        if not self.spec.resolve or family == socket.AF_UNIX:
+            self._start(job, [host, port, number, ""], now)
+            return
+        known = self.resolver.known(host, now)
+        if known is not None:
+            self._start(job, [host, port, number, known], now)
+            return
+        asking = self.asking.setdefault(host, [])
+        asking.append((job, [host, port, number]))
+        if len(asking) == 1:
+            pipe = self.resolver.start(host, now)
+            if pipe is None:
+                self._answer(host, "", now)
+            else:
+                self._epoll.register(pipe, READ)
+
+    def _named(self, fd: int, now: float) -> None:
+        self._epoll.unregister(fd)
+        host, name = self.resolver.finish(fd, now)
+        self._answer(host, name, now)
+
+    def _answer(self, host: str, name: str, now: float) -> None:
+        for job, words in self.asking.pop(host, ()):
+            self._start(job, [*words, name], now)
+
+    def _start(self, job: Job, peer: list[str], now: float) -> None:
+        if not self.jobs.start(job, peer):
+            assert job.sock is not None
+            self._end(job.sock, now)
+        elif self.spec.lifetime is not None:
+            self._deadline(now + self.spec.lifetime, "TERM", job.conn)
+
+    def _wait(self, fd: int, conn: str, now: float) -> None:
+        if self.jobs.start_wait(fd, conn) and self.spec.lifetime is not None:
+            self._deadline(now + self.spec.lifetime, "TERM", conn)
+
+    def _serve(self, fd: int, words: list[str], now: float) -> None:
+        conn, ports = words
+        answer = getattr(self.module, "datagram", None)
+        sock = socket.socket(fileno=fd)
+        if answer is None:
+            sock.close()
+            self.channel.report(f"fail {conn} handler it answers no datagrams")
+            return
+        own = frozenset(int(port) for port in ports.split(",") if port)
+        options = _options(self.module, self.spec)
+        service = DatagramService(sock, conn, answer, options, own, now)
+        self.datagrams[sock.fileno()] = service
+        self._epoll.register(sock.fileno(), READ)
+
+    # -- time -------------------------------------------------------------------------
+
+    def _deadline(self, when: float, what: str, conn: str) -> None:
+        self._count += 1
+        heapq.heappush(self.deadlines, (when, self._count, what, conn))
+
+    def _timeout(self, now: float) -> float:
+        until = now + 3600.0
+        if self._is_busy():
+            until = min(until, self._swept + SWEEP)
+        if self.resolver.running:
+            until = min(until, *(one.until for one in self.resolver.running.values()))
+        if self.datagrams:
+            until = min(until, now + SWEEP)
+        if self.deadlines:
+            until = min(until, self.deadlines[0][0])
+        return max(0.0, until - now)
+
+    def _tick(self, now: float) -> None:
+        while self.deadlines and self.deadlines[0][0] <= now:
+            _, _, what, conn = heapq.heappop(self.deadlines)
+            if self.jobs.kill(conn, what) and what == "TERM":
+                self.channel.note(f"conn {conn}: timeouts.lifetime is over: TERM")
+                self._deadline(now + KILL_AFTER, "KILL", conn)
+        for fd in self.resolver.late(now):
+            self._named(fd, now)
+        if now - self._swept >= SWEEP:
+            self._swept = now
+            self.linger.expire(now)
+            for sock in self.jobs.sweep():
+                self._end(sock, now)
+            for service in list(self.datagrams.values()):
+                self._report_refused(service)
+                if now - service.heard > IDLE:
+                    self._return(service)
+
+    # -- ends -------------------------------------------------------------------------
+
+    def _reap(self, now: float) -> None:
+        for sock in self.jobs.reap():
+            self._end(sock, now)
+
+    def _end(self, sock: socket.socket, now: float) -> None:
+        fd = sock.fileno()
+        self.linger.add(sock, now)
+        if fd in self.linger.entries:
+            self._epoll.register(fd, READ)
+
+    def _return(self, service: DatagramService) -> None:
+        fd = service.sock.fileno()
+        del self.datagrams[fd]
+        self._epoll.unregister(fd)
+        self._report_refused(service)
+        service.sock.close()
+        self.channel.report(f"end {service.conn} 0 0 0")
+
+    def _end_datagrams(self) -> None:
+        for service in list(self.datagrams.values()):
+            self._return(service)
+
+    def _report_refused(self, service: DatagramService) -> None:
+        for reason, count in service.refused.items():
+            self.channel.note(f"refuse datagrams reason={reason} count={count}")
+        service.refused.clear()
+        if service.faults:
+            self.channel.note(f"{service.faults} datagrams met a bug of the handler")
+            service.faults = 0
+
+    # -- the channel and the pipe -----------------------------------------------------
+
+    def _flush(self) -> None:
+        full = not self.channel.flush()
+        if full != self._full:
+            self._full = full
+            self._watch_channel()
+
+    def _watch_channel(self) -> None:
+        fd = self.channel.fileno()
+        events = (READ if self.channel.open else 0) | (WRITE if self._full else 0)
+        if self._watched and events:
+            self._epoll.modify(fd, events)
+        elif events:
+            self._epoll.register(fd, events)
+        elif self._watched:
+            # Not even watched for its end: that is level-triggered and would spin.
+            self._epoll.unregister(fd)
+        self._watched = bool(events)
+
+    def _drain_stderr(self) -> None:
+        """Keep the handlers' stderr writable when nobody reads the log any more."""
+        if self.pipe is None:
+            return
+        try:
+            while os.read(self.pipe, 1 << 16):
+                pass
+        except BlockingIOError:
+            return
+
+    def _catch_signals(self) -> int:
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
+        self._epoll.register(read, READ)
+        return read
+
+    def _import_handler(self) -> Any:
+        spec = self.spec
+        if spec.exec is not None:
+            return None
+        sys.path.extend(entry for entry in spec.path if entry not in sys.path)
+        os.environ.clear()
+        os.environ.update(spec.environment)
+        try:
+            module = importlib.import_module(spec.module)
+        except Exception as error:  # whatever a module does when it is imported
+            raise BecomeError(
+                "import", f"{spec.module}: {type(error).__name__}: {error}"
+            ) from error
+        return module
+
+
+def _options(module: Any, spec: Spec) -> Any:
+    """Give a datagram handler its options as its own main would see them."""
+    table = getattr(module, "OPTIONS", {})
+    parser = importlib.import_module("superd.handlers.options")
+    return parser.parse(spec.argv, table, spec.handler)
+
+
+def _enter(directory: str) -> None:
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise BecomeError("directory", f"{directory}: {error.strerror}") from error
+
+
+def _open_stderr(where: str) -> tuple[int, int | None]:
+    """Open what handlers get as fd 2; returns it and the read end for the master.
+
+    The pipe is made after the identity was taken: /dev/stderr is opened anew through
+    /proc, which asks for the permissions of the pipe's owner.
+    """
+    if where == "log":
+        read, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(read, False)
+        os.dup2(write, 2)
+        return write, read
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, 2)
+    return null, None
+
+
+def _name_process(name: str) -> None:
+    try:
+        with open("/proc/self/comm", "w", encoding="ascii") as file:
+            file.write(name[:15])
+    except OSError:
+        return  # no /proc: the name is a comfort, not a need

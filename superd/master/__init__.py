@@ -1,0 +1,1 @@
+"""The master: system calls, no policy. One thread; one file per verb."""

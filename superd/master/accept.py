@@ -1,0 +1,60 @@
+"""Accept connections in batches and hand each to the core.
+
+At most BATCH connections of a listener in one turn, so that a flooded port cannot starve
+the others. The address is the one that accept returned: after a reset getpeername fails,
+and an access check that then lets the peer in is worse than none (sshd's srclimit).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from superd.core.events import Accepted, AcceptFailed
+from superd.master.reserve import GONE, SHORT
+
+if TYPE_CHECKING:
+    from superd.master.shell import Open, Shell
+
+BATCH = 32
+_CREDENTIALS = struct.Struct("iII")
+
+
+def accept_batch(shell: Shell, key: str, opened: Open, limit: int = BATCH) -> None:
+    """Accept until there is none, the batch is full, or the core stops polling."""
+    sock = opened.sock
+    failures = 0
+    for _ in range(limit):
+        try:
+            conn, address = sock.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            number = error.errno or 0
+            if number in SHORT:
+                shell.reserve.shed(sock)
+                shell.feed(AcceptFailed(key, f"accept: {error.strerror}"))
+                return
+            if number not in GONE:
+                raise
+            failures += 1
+            shell.aborted += 1
+            continue
+        shell.next_conn += 1
+        number = shell.next_conn
+        if conn.family == socket.AF_UNIX:
+            host, port = _unix_peer(conn)
+        else:
+            host, port = address[0], address[1]
+        shell.conns[number] = conn
+        shell.feed(Accepted(number, key, host, port))
+        if not opened.polled:
+            return
+
+
+def _unix_peer(conn: socket.socket) -> tuple[str, int]:
+    """Name a Unix peer by its user: SO_PEERCRED, unix(7)."""
+    raw = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return f"unix:{uid}", pid

@@ -1,0 +1,205 @@
+"""Start a launcher and talk to it: connections and descriptors go, reports come.
+
+What a launcher says is judged by core/protocol.py before anything is believed; one that
+breaks the protocol is killed. Connections are collected during a turn of the main loop
+and sent together, up to MAX_FDS in one datagram.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from superd.core.protocol import MAX_DATAGRAM, MAX_FDS, Ready, Report, parse_reports
+from superd.master.compiling import import_path
+
+CHOKED = 64
+"""Connections that wait for a launcher before its service is not polled."""
+
+HIGH_FD = 20
+"""Above the numbers 3 and 4 that the launcher gets, so that no dup2 hits another."""
+
+_AGAIN = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
+_LATER = errno.EINTR
+_RUN = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launcher", "run.py"
+)
+ALL_SIGNALS = sorted(
+    set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}
+)
+
+
+class LauncherProcess:
+    """The master's end of one launcher."""
+
+    def __init__(self, number: int, service: str, spec: dict[str, Any]) -> None:
+        self.number = number
+        self.service = service
+        self.ready = False
+        self.choked = False
+        self.full = False
+        """Its channel takes no more for now: it is watched for writing."""
+        self.retiring = False
+        self.status: str | None = None
+        """How it ended, once it was reaped."""
+        self.pipe: int | None = None
+        """The read end of its handlers' stderr, when it is ready."""
+        self.ended = False
+        """The channel has come to its end."""
+        # (record, descriptor, close it when it is sent)
+        self._out: list[tuple[str, int | None, bool]] = []
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.setblocking(False)
+        try:
+            self.pid = _spawn(service, theirs, spec)
+        except OSError:
+            self.sock.close()
+            raise
+        finally:
+            theirs.close()
+
+    def put(self, record: str, fd: int | None = None, *, close: bool = False) -> None:
+        """Queue a record; with `close` the descriptor is ours to close when it is sent."""
+        self._out.append((record, fd, close))
+
+    def waiting(self) -> int:
+        """Count the records that are not sent yet."""
+        return len(self._out)
+
+    def flush(self) -> bool:
+        """Send what is queued; False: it cannot go now, watch for writing."""
+        if not self.ready:
+            return True
+        while self._out:
+            batch = self._batch()
+            fds = [fd for _, fd, _ in batch if fd is not None]
+            data = "\n".join(record for record, _, _ in batch).encode("ascii")
+            try:
+                socket.send_fds(self.sock, [data], fds)
+            except OSError as error:
+                if error.errno in _AGAIN:
+                    return False
+                self.drop()  # it has died: what was meant for it is closed
+                return True
+            for _, fd, close in batch:
+                if close and fd is not None:
+                    os.close(fd)
+            del self._out[: len(batch)]
+        if self.retiring:
+            self._end_sending()
+        return True
+
+    def _batch(self) -> list[tuple[str, int | None, bool]]:
+        fds = size = 0
+        batch = []
+        for item in self._out:
+            size += len(item[0]) + 1
+            fds += item[1] is not None
+            if fds > MAX_FDS or size > MAX_DATAGRAM:
+                break
+            batch.append(item)
+        return batch
+
+    def retire(self) -> None:
+        """Tell it that nothing more comes, after what is queued."""
+        self.retiring = True
+        self.flush()
+
+    def _end_sending(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+
+    def drop(self) -> None:
+        """Close what was not sent."""
+        for _, fd, close in self._out:
+            if close and fd is not None:
+                os.close(fd)
+        self._out.clear()
+
+    def forget(self, fd: int) -> bool:
+        """Take a connection that is not sent yet out of the queue and close it."""
+        for index, (_, other, close) in enumerate(self._out):
+            if other == fd and close:
+                del self._out[index]
+                os.close(fd)
+                return True
+        return False
+
+    def receive(self) -> list[Report] | None:
+        """Take one datagram's reports; None: nothing now. `ended` tells of the end.
+
+        Raises ProtocolError for anything that is not in the protocol.
+        """
+        try:
+            data, fds, _, _ = socket.recv_fds(
+                self.sock, MAX_DATAGRAM, 4, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as error:
+            if error.errno in (*_AGAIN, _LATER):
+                return None
+            data, fds = b"", []
+        if not data:
+            self.ended = True
+            _close_all(fds)
+            return None
+        reports: list[Report] = []
+        try:
+            reports = parse_reports(data)
+        finally:
+            if fds and self.pipe is None and reports[:1] == [Ready()]:
+                self.pipe = fds.pop(0)
+                os.set_blocking(self.pipe, False)
+            _close_all(fds)
+        return reports
+
+    def kill(self) -> None:
+        """End the process; it is our child and not reaped, so the pid is its own."""
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the channel; the pipe has a life of its own."""
+        self.drop()
+        self.sock.close()
+
+
+def _spawn(service: str, channel: socket.socket, spec: dict[str, Any]) -> int:
+    spec = dict(spec, path=import_path().split("\n"))
+    memory = os.memfd_create("superd-service", os.MFD_CLOEXEC)
+    opened = [memory]
+    try:
+        os.write(memory, json.dumps(spec).encode())
+        opened.extend(
+            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
+            for fd in (channel.fileno(), memory)
+        )
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", _RUN, "become", service],
+            {"LC_CTYPE": "C.UTF-8"},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, opened[1], 3),
+                (os.POSIX_SPAWN_DUP2, opened[2], 4),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=ALL_SIGNALS,
+        )
+    finally:
+        _close_all(opened)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
