@@ -17,6 +17,7 @@ from superd.master.detach import Verdict, detach
 from superd.master.eventlog import EventLog, open_sink
 from superd.master.generations import ApplyError
 from superd.master.hints import hints
+from superd.master.kernel import Kernel
 from superd.master.master import Master, sound_stdio
 from superd.master.pidfile import AlreadyRunningError, PidFile, PidFileError
 
@@ -140,12 +141,15 @@ def _options(words: list[str]) -> dict[str, Any]:
 
 
 def _serve(arguments: argparse.Namespace, compile_arguments: list[str]) -> int:
+    kernel = Kernel()
     notifier = notify.Notifier(dict(os.environ))
     inherited = notify.Inherited(dict(os.environ))
     notify.forget(os.environ)  # type: ignore[arg-type]
     pidfile = PidFile(arguments.pidfile) if arguments.pidfile else None
-    result = run_compile(compile_arguments, time.monotonic())
-    for line in (*result.warnings, *result.errors):
+    result = run_compile(kernel, compile_arguments, time.monotonic())
+    for line in result.warnings:
+        print(f"superd: warning: {line}", file=sys.stderr)
+    for line in result.errors:
         print(line, file=sys.stderr)
     if result.plan is None:
         return os.EX_CONFIG
@@ -156,7 +160,7 @@ def _serve(arguments: argparse.Namespace, compile_arguments: list[str]) -> int:
     try:
         log = EventLog(open_sink("stderr"))
         master = Master(
-            compile_arguments, log, notifier, inherited, daemon=arguments.daemon
+            kernel, compile_arguments, log, notifier, inherited, daemon=arguments.daemon
         )
         try:
             master.start(result.plan)

@@ -56,7 +56,7 @@ def main(name: str) -> None:
 
 def become(spec: Spec) -> None:
     """Take on nice, limits, umask and identity; BecomeError names the failed stage."""
-    _unprotect_from_oom()
+    unprotect_from_oom()
     if spec.nice:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, spec.nice)
@@ -116,10 +116,11 @@ def _can_return() -> bool:
     return True
 
 
-def _unprotect_from_oom() -> None:
+def unprotect_from_oom(path: str = "/proc/self/oom_score_adj") -> None:
+    """Give up a protection from the OOM killer that is meant for the master."""
     # A master with OOMScoreAdjust=-900 would make its handlers unkillable: inherited.
     try:
-        with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        with open(path, "r+", encoding="ascii") as file:
             if int(file.read()) < 0:
                 file.seek(0)
                 file.write("0")

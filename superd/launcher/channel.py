@@ -7,13 +7,16 @@ launcher finishes what it has.
 
 from __future__ import annotations
 
+import array
 import errno
+import os
 import socket
 
 from superd.core.protocol import MAX_DATAGRAM, MAX_FDS, clean
 
 _AGAIN = (errno.EAGAIN, errno.ENOBUFS, errno.EINTR)
 _ROOM = MAX_DATAGRAM - 4096
+_SPACE = socket.CMSG_SPACE(MAX_FDS * 4)
 
 
 class Channel:
@@ -22,6 +25,7 @@ class Channel:
     def __init__(self, fd: int) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
         self._sock.setblocking(False)
+        os.set_inheritable(fd, False)
         self._out: list[str] = []
         self.open = True
         """The master may still send; False after its end, or its word to retire."""
@@ -37,8 +41,10 @@ class Channel:
         The end of the master shows as `open` turning False.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(
-                self._sock, MAX_DATAGRAM, MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            # Not socket.recv_fds: it takes flags and drops them (cpython 3.11), and a
+            # descriptor without close-on-exec would end up in the next handler.
+            data, ancillary, _, _ = self._sock.recvmsg(
+                MAX_DATAGRAM, _SPACE, socket.MSG_CMSG_CLOEXEC
             )
         except OSError as error:
             if error.errno in _AGAIN:
@@ -48,7 +54,10 @@ class Channel:
         if not data:
             self.open = False
             return None
-        return [line.split(" ") for line in data.decode("ascii").split("\n")], fds
+        fds = array.array("i")
+        for _, _, raw in ancillary:
+            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+        return [line.split(" ") for line in data.decode("ascii").split("\n")], list(fds)
 
     def report(self, record: str) -> None:
         """Queue one record; it leaves with the next flush."""

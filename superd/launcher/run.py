@@ -26,7 +26,9 @@ if __name__ == "__main__":
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
-        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+        where = (
+            f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+        )
         text = f"{type(error).__name__}: {error} ({where})"
         Channel(CHANNEL_FD).refuse("bug", text)
         sys.exit(70)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 ALL_SIGNALS = sorted(
     set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}
 )
-"""Every signal whose disposition can be set; 32 and 33 are the C library's own."""
+"""Every signal whose disposition can be set; 32 and 33 are the C library's own. (glibc's
+posix_spawn leaves those two ignored; its sigaction lets no program set them.)"""
 
 BUSY_TRIES = 3
 """Tries of a program that is being written (ETXTBSY): the writer is about to close."""

@@ -27,7 +27,7 @@ def accept_batch(shell: Shell, key: str, opened: Open, limit: int = BATCH) -> No
     failures = 0
     for _ in range(limit):
         try:
-            conn, address = sock.accept()
+            conn, address = shell.kernel.accept(sock)
         except BlockingIOError:
             return
         except OSError as error:

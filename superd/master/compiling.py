@@ -8,14 +8,17 @@ version and shape by those who use it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import signal
 import sys
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from superd.master.kernel import Kernel
 
 DEADLINE = 20.0
+HIGH_FD = 10
 MAX_PLAN = 64 << 20
 """Bytes: 10,000 services make about 10 MiB."""
 
@@ -50,32 +53,31 @@ def import_path() -> str:
 class CompileChild:
     """One run of the compile child; poll `fileno` and call `read` until it returns."""
 
-    def __init__(self, arguments: list[str], now: float) -> None:
+    def __init__(self, kernel: Kernel, arguments: list[str], now: float) -> None:
         self.until = now + DEADLINE
         self._data = bytearray()
-        self._read, write = os.pipe2(os.O_CLOEXEC)
+        self._read, write = kernel.pipe()
         os.set_blocking(self._read, False)
-        target = fcntl.fcntl(write, fcntl.F_DUPFD_CLOEXEC, 10)
-        os.close(write)
+        target = write
         argv = compile_argv(arguments)
         try:
-            self.pid = os.posix_spawn(
-                argv[0],
+            target = kernel.dup(write, HIGH_FD)
+            self.pid = kernel.spawn(
                 argv,
                 os.environ,
-                file_actions=[
+                [
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, target, 1),
                 ],
                 setpgroup=0,
-                setsigmask=[],
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError:
             os.close(self._read)
             raise
         finally:
-            os.close(target)
+            for fd in {write, target}:
+                os.close(fd)
 
     def fileno(self) -> int:
         """The descriptor to poll."""
@@ -115,9 +117,9 @@ class CompileChild:
             return Result(None, [f"superd: {text}"], [])
 
 
-def run_compile(arguments: list[str], now: float) -> Result:
+def run_compile(kernel: Kernel, arguments: list[str], now: float) -> Result:
     """Run the compile child to its end: at the start, when nothing else is served yet."""
-    child = CompileChild(arguments, now)
+    child = CompileChild(kernel, arguments, now)
     os.set_blocking(child.fileno(), True)
     child.read()  # the child's own alarm bounds this
     child.close()

@@ -88,6 +88,11 @@ class Generations:
             elif opened.polled and opened.spec["type"] == "stream":
                 # What has already connected was promised an answer.
                 accept_batch(shell, key, opened, LAST_BATCH)
+        owners = {
+            one["key"]: service["name"]
+            for service in services
+            for one in service["listeners"]
+        }
         shell.listeners.update(new.listeners)
         for key in new.listeners:
             shell.kept.pop(key, None)
@@ -97,7 +102,13 @@ class Generations:
         }
         for key, opened in new.listeners.items():
             self._log.write(
-                "info", "listen", (("listener", key), ("address", spell(opened.sock)))
+                "info",
+                "listen",
+                (
+                    ("service", owners[key]),
+                    ("listener", key),
+                    ("address", spell(opened.sock)),
+                ),
             )
         self.number += 1
         self.plan = plan
@@ -186,7 +197,9 @@ class Generations:
 
     def _open_one(self, one: dict[str, Any], port: int | None) -> socket.socket:
         if one["family"] != "fd":
-            return listen.open_listener(one, port if one["port"] == 0 else None)
+            return listen.open_listener(
+                self._shell.kernel, one, port if one["port"] == 0 else None
+            )
         _, _, number = one["key"].removeprefix("fd ").partition(" ")
         return self._inherited.by_name[one["name"]][int(number or "1") - 1]
 

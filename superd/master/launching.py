@@ -7,17 +7,20 @@ and sent together, up to MAX_FDS in one datagram.
 
 from __future__ import annotations
 
+import array
 import errno
-import fcntl
 import json
 import os
 import signal
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from superd.core.protocol import MAX_DATAGRAM, MAX_FDS, Ready, Report, parse_reports
 from superd.master.compiling import import_path
+
+if TYPE_CHECKING:
+    from superd.master.kernel import Kernel
 
 CHOKED = 64
 """Connections that wait for a launcher before its service is not polled."""
@@ -27,6 +30,7 @@ HIGH_FD = 20
 
 _AGAIN = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 _LATER = errno.EINTR
+_SPACE = socket.CMSG_SPACE(4 * 4)
 _RUN = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launcher", "run.py"
 )
@@ -38,7 +42,10 @@ ALL_SIGNALS = sorted(
 class LauncherProcess:
     """The master's end of one launcher."""
 
-    def __init__(self, number: int, service: str, spec: dict[str, Any]) -> None:
+    def __init__(
+        self, kernel: Kernel, number: int, service: str, spec: dict[str, Any]
+    ) -> None:
+        self._kernel = kernel
         self.number = number
         self.service = service
         self.ready = False
@@ -54,10 +61,10 @@ class LauncherProcess:
         """The channel has come to its end."""
         # (record, descriptor, close it when it is sent)
         self._out: list[tuple[str, int | None, bool]] = []
-        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock, theirs = kernel.socketpair()
         self.sock.setblocking(False)
         try:
-            self.pid = _spawn(service, theirs, spec)
+            self.pid = _spawn(kernel, service, theirs, spec)
         except OSError:
             self.sock.close()
             raise
@@ -81,7 +88,7 @@ class LauncherProcess:
             fds = [fd for _, fd, _ in batch if fd is not None]
             data = "\n".join(record for record, _, _ in batch).encode("ascii")
             try:
-                socket.send_fds(self.sock, [data], fds)
+                self._kernel.send(self.sock, data, fds)
             except OSError as error:
                 if error.errno in _AGAIN:
                     return False
@@ -140,13 +147,18 @@ class LauncherProcess:
         Raises ProtocolError for anything that is not in the protocol.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(
-                self.sock, MAX_DATAGRAM, 4, socket.MSG_CMSG_CLOEXEC
+            # Not socket.recv_fds: it takes flags and drops them (cpython 3.11).
+            data, ancillary, _, _ = self.sock.recvmsg(
+                MAX_DATAGRAM, _SPACE, socket.MSG_CMSG_CLOEXEC
             )
         except OSError as error:
             if error.errno in (*_AGAIN, _LATER):
                 return None
-            data, fds = b"", []
+            data, ancillary = b"", []
+        received = array.array("i")
+        for _, _, raw in ancillary:
+            received.frombytes(raw[: len(raw) - len(raw) % received.itemsize])
+        fds = list(received)
         if not data:
             self.ended = True
             _close_all(fds)
@@ -172,28 +184,26 @@ class LauncherProcess:
         self.sock.close()
 
 
-def _spawn(service: str, channel: socket.socket, spec: dict[str, Any]) -> int:
+def _spawn(
+    kernel: Kernel, service: str, channel: socket.socket, spec: dict[str, Any]
+) -> int:
     spec = dict(spec, path=import_path().split("\n"))
-    memory = os.memfd_create("superd-service", os.MFD_CLOEXEC)
+    memory = kernel.memfd("superd-service")
     opened = [memory]
     try:
         os.write(memory, json.dumps(spec).encode())
-        opened.extend(
-            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
-            for fd in (channel.fileno(), memory)
-        )
-        return os.posix_spawn(
-            sys.executable,
+        for fd in (channel.fileno(), memory):
+            opened.append(kernel.dup(fd, HIGH_FD))  # noqa: PERF401  the 2nd may fail
+        return kernel.spawn(
             [sys.executable, "-I", "-S", _RUN, "become", service],
             {"LC_CTYPE": "C.UTF-8"},
-            file_actions=[
+            [
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_DUP2, opened[1], 3),
                 (os.POSIX_SPAWN_DUP2, opened[2], 4),
             ],
             setsid=True,
-            setsigmask=[],
             setsigdef=ALL_SIGNALS,
         )
     finally:

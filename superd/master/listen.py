@@ -11,7 +11,10 @@ import errno
 import os
 import socket
 import stat
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from superd.master.kernel import Kernel
 
 BACKLOG = 4096
 """The kernel cuts it to net.core.somaxconn: the backlog is our queue for full services."""
@@ -28,15 +31,17 @@ class ListenError(Exception):
         self.errno = number
 
 
-def open_listener(spec: dict[str, Any], port: int | None = None) -> socket.socket:
+def open_listener(
+    kernel: Kernel, spec: dict[str, Any], port: int | None = None
+) -> socket.socket:
     """Bind and listen as one `listeners` entry of the plan says; raises ListenError.
 
     `port` replaces a 0: both families of one `listen: 0` get the same port.
     """
     try:
         if spec["family"] == "unix":
-            return _open_unix(spec["path"], spec["type"])
-        return _open_inet(spec, port or spec["port"])
+            return _open_unix(kernel, spec["path"], spec["type"])
+        return _open_inet(kernel, spec, port or spec["port"])
     except OSError as error:
         number = error.errno or 0
         text = f"cannot listen on {describe(spec)}: {_explain(spec, number)}"
@@ -49,11 +54,11 @@ def describe(spec: dict[str, Any]) -> str:
     return key
 
 
-def _open_inet(spec: dict[str, Any], port: int) -> socket.socket:
+def _open_inet(kernel: Kernel, spec: dict[str, Any], port: int) -> socket.socket:
     family = _FAMILIES[spec["family"]]
     stream = spec["type"] == "stream"
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
-    sock = socket.socket(family, kind)
+    sock = kernel.open_socket(family, kind)
     try:
         # Without it the next start fails for the minute that our closed connections
         # spend in TIME_WAIT. On UDP it would let a second superd share the port.
@@ -64,11 +69,11 @@ def _open_inet(spec: dict[str, Any], port: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         address, _, zone = spec["address"].partition("%")
         if zone:
-            sock.bind((address, port, 0, socket.if_nametoindex(zone)))
+            kernel.bind(sock, (address, port, 0, socket.if_nametoindex(zone)))
         else:
-            sock.bind((address, port))
+            kernel.bind(sock, (address, port))
         if stream:
-            sock.listen(BACKLOG)
+            kernel.listen(sock, BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()
@@ -76,20 +81,20 @@ def _open_inet(spec: dict[str, Any], port: int) -> socket.socket:
     return sock
 
 
-def _open_unix(path: str, kind: str) -> socket.socket:
+def _open_unix(kernel: Kernel, path: str, kind: str) -> socket.socket:
     type_ = socket.SOCK_STREAM if kind == "stream" else socket.SOCK_DGRAM
-    sock = socket.socket(socket.AF_UNIX, type_)
+    sock = kernel.open_socket(socket.AF_UNIX, type_)
     try:
         _clear_stale(path, type_)
         # The mode must be right from the first moment, so it comes from the umask.
         # 0666 as systemd's: who may connect is decided by the folder.
         old = os.umask(0o111)
         try:
-            sock.bind(path)
+            kernel.bind(sock, path)
         finally:
             os.umask(old)
         if kind == "stream":
-            sock.listen(BACKLOG)
+            kernel.listen(sock, BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()

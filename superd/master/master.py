@@ -17,6 +17,7 @@ from superd.master.signals import SignalPipe
 
 if TYPE_CHECKING:
     from superd.master.eventlog import EventLog
+    from superd.master.kernel import Kernel
     from superd.master.notify import Inherited, Notifier
 
 BUGS = 20
@@ -28,6 +29,7 @@ class Master:
 
     def __init__(
         self,
+        kernel: Kernel,
         compile_arguments: list[str],
         log: EventLog,
         notifier: Notifier,
@@ -35,6 +37,7 @@ class Master:
         *,
         daemon: bool = False,
     ) -> None:
+        self._kernel = kernel
         self._arguments = compile_arguments
         self.log = log
         self._notifier = notifier
@@ -42,7 +45,7 @@ class Master:
         self._signals = SignalPipe()
         self.loop.watch(self._signals.fileno(), READ, self._signalled)
         self.loop.first(self._signals.fileno())
-        self.shell = Shell(self.loop, log)
+        self.shell = Shell(kernel, self.loop, log)
         self.generations = Generations(self.shell, log, inherited, daemon=daemon)
         self._child: CompileChild | None = None
         self._again = False
@@ -148,7 +151,7 @@ class Master:
             return
         self._notifier.reloading()
         try:
-            child = CompileChild(self._arguments, time.monotonic())
+            child = CompileChild(self._kernel, self._arguments, time.monotonic())
         except OSError as error:
             self._refused([f"cannot start the compile child: {error.strerror}"])
             return
@@ -212,7 +215,18 @@ def _describe(status: int) -> str:
 
 
 def sound_stdio() -> None:
-    """Make sure that fds 0 to 2 are something: the next open must not become one."""
+    """Make sure that fds 0 to 2 are something, and that nothing above is inherited.
+
+    Whatever our starter left open (a shell's, a terminal's) would otherwise show up in
+    every handler; and without an fd 0 the next open would become one.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:  # noqa: PLR2004  stdin, stdout, stderr
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError as error:
+                if error.errno != errno.EBADF:  # the one that listed the folder
+                    raise
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)

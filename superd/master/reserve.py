@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import socket
 
+    from superd.master.kernel import Kernel
+
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 """Errors of accept that say "not now": accept(2)."""
 
@@ -37,7 +39,8 @@ handling"); EPERM is a firewall's. The next accept is another connection's."""
 class Reserve:
     """The one descriptor."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
         self._fd: int | None = None
         self.refill()
 
@@ -45,7 +48,7 @@ class Reserve:
         """Take a descriptor into reserve again, if there is one to be had."""
         if self._fd is None:
             try:
-                self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                self._fd = self._kernel.open_null()
             except OSError as error:
                 if error.errno not in SHORT:
                     raise
@@ -57,7 +60,7 @@ class Reserve:
         os.close(self._fd)
         self._fd = None
         try:
-            conn, _ = sock.accept()
+            conn, _ = self._kernel.accept(sock)
         except OSError:
             return False  # it has gone meanwhile, or somebody else took the descriptor
         else:

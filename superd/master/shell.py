@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from superd.master.eventlog import EventLog
+    from superd.master.kernel import Kernel
 
 START_RETRY = 0.0
 
@@ -43,11 +44,12 @@ class Open:
 class Shell:
     """Everything that has a descriptor, and the core that says what to do with it."""
 
-    def __init__(self, loop: Loop, log: EventLog) -> None:
+    def __init__(self, kernel: Kernel, loop: Loop, log: EventLog) -> None:
+        self.kernel = kernel
         self.loop = loop
         self.log = log
         self.core = Supervisor()
-        self.reserve = Reserve()
+        self.reserve = Reserve(kernel)
         self.refusals = Refusals()
         self.listeners: dict[str, Open] = {}
         self.kept: dict[str, Open] = {}
@@ -168,7 +170,13 @@ class Shell:
         record = f"{command.verb} {command.conn}"
         if command.verb == "serve":
             record += f" {self._own_ports()}"
-        fd = os.dup(self.listeners[command.listener].sock.fileno())
+        try:
+            fd = self.kernel.dup(self.listeners[command.listener].sock.fileno())
+        except OSError as error:
+            number, text = command.conn, f"dup: {error.strerror}"
+            event = ev.NotStarted(launcher.number, number, "lend", text)
+            self.loop.later(START_RETRY, lambda: self.feed(event))
+            return
         launcher.put(record, fd, close=True)
         self._dirty.add(launcher.number)
 
@@ -215,7 +223,9 @@ class Shell:
     def _start_launcher(self, command: cmd.StartLauncher) -> None:
         number, service = command.launcher, command.service
         try:
-            launcher = LauncherProcess(number, service, self.specs[service])
+            launcher = LauncherProcess(
+                self.kernel, number, service, self.specs[service]
+            )
         except OSError as error:
             status = f"spawn: {error.strerror}"
             self.loop.later(

@@ -1,0 +1,60 @@
+"""Rules that hold for every test: nothing is left behind, root-only tests say so."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from daemon_under_test import Daemon, DaemonFactory
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip root's tests for an ordinary user, with the reason."""
+    if os.geteuid() == 0:
+        return
+    skip = pytest.mark.skip(reason="needs root: identities, namespaces")
+    for item in items:
+        if "root" in item.keywords:
+            item.add_marker(skip)
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+    return found
+
+
+def _children() -> list[str]:
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        return file.read().split()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Fail a test that leaves a descriptor, a child or a thread behind."""
+    descriptors, children = _descriptors(), _children()
+    threads = threading.active_count()
+    yield
+    left = {
+        fd: name for fd, name in _descriptors().items() if descriptors.get(fd) != name
+    }
+    assert not left, f"descriptors left open: {left}"
+    assert _children() == children, "children left, or not reaped"
+    assert threading.active_count() == threads, "a thread is left"
+
+
+@pytest.fixture
+def superd(tmp_path) -> Iterator[DaemonFactory]:
+    """Start real daemons: `superd({...services...})`; they are stopped and judged."""
+    factory = DaemonFactory(tmp_path)
+    yield factory
+    factory.finish()
+
+
+__all__ = ["Daemon"]

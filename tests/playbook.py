@@ -1,0 +1,81 @@
+"""Write a test of the core as a dialogue: `tell` it an event, `expect` its commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from superd.core import commands as cmd
+from superd.core import events as ev
+from superd.core.audit import check
+from superd.core.spec import Limits, ListenerSpec, ServiceSpec
+from superd.core.supervisor import Supervisor
+
+
+def service(name: str = "echo", **given: Any) -> ServiceSpec:
+    """Make a service's spec; what a test does not name does not matter to it."""
+    limits = Limits(
+        connections=given.pop("connections", 40),
+        per_source=given.pop("per_source", None),
+        ipv4_prefix=32,
+        ipv6_prefix=64,
+        when_full=given.pop("when_full", "queue"),
+        message=given.pop("message", ""),
+    )
+    keys = given.pop("keys", (f"tcp {name}",))
+    kind = given.pop("kind", "stream")
+    return ServiceSpec(
+        name=name,
+        place=f"x.yaml:1:1:{name}",
+        listeners=tuple(ListenerSpec(key, kind) for key in keys),
+        limits=limits,
+        warm=given.pop("warm", False),
+        stop=given.pop("stop", 5.0),
+        launcher_idle=given.pop("launcher_idle", 600.0),
+        launcher={"exec": ["/bin/cat"], **given},
+    )
+
+
+class Playbook:
+    """A core, its clock, and what it said; the books are audited after every event."""
+
+    def __init__(self, *services: ServiceSpec) -> None:
+        self.core = Supervisor()
+        self.now = 1000.0
+        self.said: list[cmd.Command] = []
+        self.log: list[cmd.Log] = []
+        if services:
+            self.tell(ev.Reloaded(services, 1))
+
+    def tell(self, event: ev.Event) -> Playbook:
+        """Let something happen."""
+        return self._take(self.core.handle(event, self.now))
+
+    def pass_time(self, seconds: float) -> Playbook:
+        """Let time go by, deadline by deadline."""
+        until = self.now + seconds
+        while (when := self.core.next_deadline()) is not None and when <= until:
+            self.now = max(self.now, when)
+            self._take(self.core.tick(self.now))
+        self.now = until
+        return self
+
+    def expect(self, *commands: cmd.Command) -> Playbook:
+        """Compare what was asked for since the last time; log lines are apart."""
+        said, self.said = self.said, []
+        assert said == list(commands)
+        return self
+
+    def forget(self) -> Playbook:
+        """Go on: what was asked for so far does not matter."""
+        self.said = []
+        return self
+
+    def logged(self, verb: str) -> list[dict[str, object]]:
+        """Return the fields of every line with this verb."""
+        return [dict(line.fields) for line in self.log if line.verb == verb]
+
+    def _take(self, commands: list[cmd.Command]) -> Playbook:
+        self.log += [one for one in commands if isinstance(one, cmd.Log)]
+        self.said += [one for one in commands if not isinstance(one, cmd.Log)]
+        check(self.core)
+        return self

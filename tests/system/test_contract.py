@@ -1,0 +1,356 @@
+"""The handler contract, every clause, asked of the handlers themselves.
+
+The probes are programs that nobody here wrote (cat and ls over /proc, env), and the same
+questions are put to a Python handler that the launcher forks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+
+import pytest
+from daemon_under_test import eventually, read_all
+from plugin import install
+
+PROBE = r'''
+"""Answer what a handler can see of itself."""
+import os, sys
+
+def main(argv):
+    what = argv[1] if len(argv) > 1 else "status"
+    if what == "fds":
+        for fd in sorted(os.listdir("/proc/self/fd"), key=int):
+            try:
+                print(fd, os.readlink("/proc/self/fd/" + fd), flush=True)
+            except FileNotFoundError:
+                pass
+    elif what == "env":
+        for key, value in os.environ.items():
+            print(f"{key}={value}")
+    elif what == "id":
+        print(os.getuid(), os.getgid(), os.getgroups(), os.getcwd())
+    elif what == "stderr":
+        with open("/dev/stderr", "w") as file:
+            file.write("said on stderr\n")
+    else:
+        sys.stdout.write(open(f"/proc/self/{what}").read())
+    return 0
+'''
+
+
+def exec_probe(what: str) -> dict[str, object]:
+    argv = {
+        "env": ["/usr/bin/env"],
+        "fds": ["/bin/ls", "-l", "/proc/self/fd"],
+        "id": ["/bin/sh", "-c", "echo $(id -u) $(id -g) [$(id -G)] $(pwd)"],
+        "stderr": ["/bin/sh", "-c", "echo said on stderr >/dev/stderr"],
+    }.get(what, ["/bin/cat", f"/proc/self/{what}"])
+    return {"listen": "127.0.0.1:0", "exec": argv}
+
+
+@pytest.fixture(params=["exec", "python"])
+def ask(request, superd, tmp_path):
+    """Ask a handler of either kind: `ask(what, **keys)` gives its answer."""
+    environment = install(tmp_path / "plugin", "probe", PROBE)
+
+    def ask(what: str, _environment=None, **keys) -> str:
+        if request.param == "exec":
+            service = {**exec_probe(what), **keys}
+        else:
+            service = {
+                "listen": "127.0.0.1:0",
+                "handler": "probe",
+                "options": {"what": what},
+                **keys,
+            }
+        daemon = superd(
+            {"services": {"probe": service}},
+            environment={**environment, **(_environment or {})},
+            expect=[r"runs as root", r"kill service="],
+        )
+        answer = daemon.talk("probe", half_close=False).decode()
+        daemon.wait_log("end service=probe")
+        ask.daemon = daemon
+        return answer
+
+    return ask
+
+
+def status_of(text: str) -> dict[str, str]:
+    return {
+        key: value.strip()
+        for key, _, value in (x.partition(":") for x in text.splitlines())
+    }
+
+
+def test_a_handler_has_exactly_the_descriptors_0_1_and_2(ask):
+    words = [line.replace(" -> ", " ").split() for line in ask("fds").splitlines()]
+    found = {line[-2]: line[-1] for line in words if line[-2].isdigit()}
+    # whoever lists the folder has it open meanwhile
+    found = {fd: name for fd, name in found.items() if not name.endswith("/fd")}
+    assert set(found) == {"0", "1", "2"}
+    assert found["0"] == found["1"]
+    assert found["0"].startswith("socket:")
+    assert found["2"].startswith("pipe:")
+
+
+def test_every_signal_is_at_its_default_and_unblocked(ask):
+    status = status_of(ask("status"))
+    assert int(status["SigBlk"], 16) == 0
+    # 32 and 33 are the C library's own: its posix_spawn leaves them ignored, and its
+    # sigaction lets no program see or set them.
+    internal = 1 << 31 | 1 << 32
+    assert int(status["SigIgn"], 16) & ~internal == 0
+
+
+def test_a_handler_leads_a_session_and_a_process_group_of_its_own(ask):
+    words = ask("stat").rpartition(")")[2].split()
+    pid = int(ask.daemon.log("end service=probe")[-1].split("pid=")[1].split()[0])
+    assert int(words[2]) == pid, "process group"
+    assert int(words[3]) == pid, "session"
+    assert int(words[4]) == 0, "controlling terminal"
+
+
+def test_umask_is_022_unless_configured(ask):
+    assert status_of(ask("status"))["Umask"] == "0022"
+    assert status_of(ask("status", umask="077"))["Umask"] == "0077"
+
+
+def limit(text: str, name: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(name))
+    return re.split(r"\s{2,}", line.removeprefix(name).strip())[:2]
+
+
+def test_core_dumps_are_off_and_the_soft_file_limit_is_one_that_select_can_use(ask):
+    text = ask("limits")
+    assert limit(text, "Max core file size") == ["0", "0"]
+    assert limit(text, "Max open files")[0] == "1024"
+
+
+def test_configured_limits_are_soft_and_hard(ask):
+    text = ask(
+        "limits",
+        rlimits={
+            "nofile": 64,
+            "as": "512M",
+            "cpu": "60s",
+            "fsize": "1G",
+            "core": 0,
+            "nproc": 500,
+        },
+    )
+    assert limit(text, "Max open files") == ["64", "64"]
+    assert limit(text, "Max address space") == [str(512 << 20)] * 2
+    assert limit(text, "Max cpu time") == ["60", "60"]
+    assert limit(text, "Max file size") == [str(1 << 30)] * 2
+    assert limit(text, "Max processes") == ["500", "500"]
+
+
+def test_the_environment_is_built_from_nothing(ask):
+    poison = {
+        "LD_PRELOAD": "",
+        "PYTHONSTARTUP": "/x",
+        "BASH_ENV": "/x",
+        "IFS": "x",
+        "SECRET": "hunter2",
+        "TZ": "Europe/Berlin",
+    }
+    answer = ask(
+        "env",
+        _environment=poison,
+        environment={"LANG": "C.UTF-8"},
+        pass_environment=["TZ"],
+    )
+    environment = dict(line.split("=", 1) for line in answer.splitlines())
+    for name in ("_", "PWD", "SHLVL", "OLDPWD"):
+        environment.pop(name, None)
+    port = str(ask.daemon.address("probe")[1])
+    remote = environment["TCPREMOTEPORT"]
+    assert environment == {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "TZ": "Europe/Berlin",
+        "PROTO": "TCP",
+        "TCPLOCALIP": "127.0.0.1",
+        "TCPLOCALPORT": port,
+        "TCPREMOTEIP": "127.0.0.1",
+        "TCPREMOTEPORT": remote,
+        "TCPCONNNUM": "1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "REMOTE_PORT": remote,
+        "SUPERD_SERVICE": "probe",
+        "SUPERD_CONNECTION": "1",
+    }
+
+
+def test_the_working_directory_is_the_root_unless_configured(ask, tmp_path):
+    assert ask("id").split()[-1] == "/"
+    assert ask("id", directory="/usr").split()[-1] == "/usr"
+
+
+def test_stderr_is_the_log_and_can_be_opened_by_its_name(ask):
+    ask("stderr")
+    ask.daemon.wait_log(r'stderr service=probe text="said on stderr"')
+
+
+def test_nice_is_as_configured(ask):
+    words = ask("stat", nice=7).rpartition(")")[2].split()
+    assert int(words[16]) == 7
+
+
+@pytest.mark.root
+def test_a_service_of_root_runs_as_nobody_by_default_without_roots_groups(ask):
+    uid, gid, *groups = ask("id").split()
+    assert (uid, gid) == ("65534", "65534")
+    assert "".join(groups[:-1]) == "[65534]"
+
+
+@pytest.mark.root
+def test_user_group_and_groups_are_taken_on(ask):
+    uid, gid, *rest = ask("id", user="daemon", group="games", groups=["mail"]).split()
+    assert (uid, gid) == ("1", "60")
+    assert (
+        sorted(re.findall(r"\d+", " ".join(rest[:-1]))) == ["60", "8"] or "8" in rest[0]
+    )
+
+
+@pytest.mark.root
+def test_there_is_no_way_back_to_root(ask):
+    status = status_of(ask("status"))
+    assert status["Uid"].split() == ["65534"] * 4
+    assert status["Gid"].split() == ["65534"] * 4
+    assert int(status["CapEff"], 16) == 0
+    assert int(status["CapPrm"], 16) == 0
+
+
+def test_argv_reaches_the_program_exactly_and_no_shell_touches_it(superd):
+    argv = ["/usr/bin/printf", "[%s]", "a b", "$HOME", ";", "*", "", "ü", "x\ny", "%h"]
+    daemon = superd({"services": {"args": {"listen": "127.0.0.1:0", "exec": argv}}})
+    assert daemon.talk("args").decode() == "[a b][$HOME][;][*][][ü][x\ny][%h]"
+
+
+def test_an_ipv4_peer_of_a_dual_stack_socket_looks_like_ipv4(superd):
+    with socket.socket(socket.AF_INET6) as listener:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(("::", 0))
+        listener.listen()
+        daemon = superd(
+            {"services": {"env": {"listen": "fd:web", "exec": ["/usr/bin/env"]}}},
+            inherit={"web": listener},
+        )
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+            answer = read_all(sock).decode()
+    assert "::ffff" not in answer
+    assert "TCPREMOTEIP=127.0.0.1\n" in answer
+    assert "TCPLOCALIP=127.0.0.1\n" in answer
+    assert daemon.wait_log("accept service=env").count("peer=127.0.0.1:")
+
+
+def test_the_socket_is_blocking_for_the_handler(superd):
+    daemon = superd(
+        {
+            "services": {
+                "ask": {
+                    "listen": "127.0.0.1:0",
+                    "exec": [
+                        "/usr/bin/perl",
+                        "-MFcntl",
+                        "-e",
+                        "print((fcntl(STDIN, F_GETFL, 0) & O_NONBLOCK) ? 1 : 0)",
+                    ],
+                }
+            }
+        }
+    )
+    assert daemon.talk("ask") == b"0"
+
+
+def test_stderr_peer_sends_it_to_the_peer_and_null_nowhere(superd):
+    program = ["/bin/sh", "-c", "echo out; echo err >&2"]
+    daemon = superd(
+        {
+            "services": {
+                "peer": {"listen": "127.0.0.1:0", "exec": program, "stderr": "peer"},
+                "null": {"listen": "127.0.0.1:0", "exec": program, "stderr": "null"},
+            }
+        }
+    )
+    assert daemon.talk("peer") == b"out\nerr\n"
+    assert daemon.talk("null") == b"out\n"
+    daemon.wait_log("end service=null")
+    assert not daemon.log("stderr service")
+
+
+def test_the_banner_comes_before_the_handler(superd):
+    daemon = superd(
+        {
+            "services": {
+                "cat": {
+                    "listen": "127.0.0.1:0",
+                    "exec": ["/bin/cat"],
+                    "banner": "220 hello\r\n",
+                }
+            }
+        }
+    )
+    assert daemon.talk("cat", b"x") == b"220 hello\r\nx"
+
+
+def test_a_unix_listener_serves_and_names_its_peer_by_user(superd, tmp_path):
+    path = tmp_path / "s.sock"
+    daemon = superd(
+        {
+            "services": {
+                "env": {
+                    "listen": f"unix:{path}",
+                    "exec": ["/usr/bin/env"],
+                    **({"user": "root"} if os.geteuid() == 0 else {}),
+                }
+            }
+        },
+        expect=["runs as root"],
+    )
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        answer = read_all(sock).decode()
+    assert "PROTO=UNIX\n" in answer
+    assert f"UNIXREMOTEEUID={os.geteuid()}\n" in answer
+    daemon.stop()
+    assert not path.exists()
+
+
+def test_a_handler_module_is_never_imported_by_root(superd, tmp_path):
+    source = "import os\nUID = os.getuid()\n\ndef main(argv):\n    print(UID)\n    return 0\n"
+    environment = install(tmp_path / "plugin", "whoami", source)
+    daemon = superd(
+        {"services": {"whoami": {"listen": "127.0.0.1:0", "handler": "whoami"}}},
+        environment=environment,
+    )
+    uid = int(daemon.talk("whoami"))
+    assert uid == (65534 if os.geteuid() == 0 else os.geteuid())
+
+
+def test_a_launcher_holds_no_descriptor_of_the_master_or_of_another_service(superd):
+    daemon = superd(
+        {
+            "services": {
+                "one": {"listen": "127.0.0.1:0", "exec": ["/bin/cat"], "warm": True},
+                "two": {"listen": "127.0.0.1:0", "exec": ["/bin/cat"], "warm": True},
+            }
+        }
+    )
+    daemon.talk("one", b"x")
+    daemon.talk("two", b"x")
+    listening = {name for name in daemon.fds().values() if name.startswith("socket:")}
+    launchers = eventually(lambda: daemon.children(), "launchers")
+    assert len(launchers) == 2
+    for pid in launchers:
+        folder = f"/proc/{pid}/fd"
+        names = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+        sockets = {name for name in names if name.startswith("socket:")}
+        assert len(sockets) == 1, names
+        assert not sockets & listening
+        assert not any("superd.yaml" in name or "memfd" in name for name in names)
