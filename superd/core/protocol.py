@@ -2,7 +2,7 @@
 
 One datagram of a SOCK_SEQPACKET pair holds one or more records, a line each: a verb and
 its words. Descriptors ride along in the order of the records that need one. What a
-launcher says is hostile input: `parse_report` accepts exactly the forms below and nothing
+launcher says is hostile input: `parse_reports` accepts exactly the forms below and nothing
 else; numbers are bounded before they are read.
 
     master to launcher                          descriptor
@@ -11,6 +11,7 @@ else; numbers are bounded before they are read.
       serve CONN PORT,PORT,...                  the listener, for a datagram handler;
                                                 the ports of all our UDP services
       kill CONN TERM|KILL                       -
+      retire                                    -   finish what you have, then end
     launcher to master
       ready                                     the read end of its handlers' stderr
       refuse STAGE TEXT                         -   then it ends

@@ -28,7 +28,7 @@ class Channel:
         os.set_inheritable(fd, False)
         self._out: list[str] = []
         self.open = True
-        """The master may still send; False after its end, or its word to retire."""
+        """The master is there; False after its end."""
         self._heard = True
 
     def fileno(self) -> int:

@@ -1,8 +1,8 @@
 """Serve as a launcher: take connections, start their handlers, reap, report, linger.
 
-One loop, one thread, nothing in it blocks but the start of a handler itself. The launcher
-lives as long as its master or its last handler, whichever is longer: when the channel
-ends it takes no more, finishes what it has, and leaves.
+One loop, one thread, nothing in it blocks but the start of a handler itself. When it is
+told to retire, or the channel ends because the master has, the launcher takes no more,
+finishes what it has, and leaves.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Launcher:
         self.datagrams: dict[int, DatagramService] = {}
         self.deadlines: list[tuple[float, int, str, str]] = []
         self._count = 0
-        self._master = os.getppid()
+        self._retired = False
         self._swept = 0.0
         self._epoll = select.epoll()
         self._wake = self._catch_signals()
@@ -82,17 +82,20 @@ class Launcher:
 
     def run(self) -> None:
         """Serve until the master is gone and the last handler has ended."""
-        while self.channel.open or self._is_busy():
+        while self._is_wanted() or self._is_busy():
             now = time.monotonic()
             for fd, _ in self._epoll.poll(self._timeout(now)):
                 self._handle(fd, time.monotonic())
             self._tick(time.monotonic())
             self._flush()
-            if not self.channel.open:
+            if not self._is_wanted():
                 self._end_datagrams()
                 self._flush()
-                if os.getppid() != self._master:
-                    self._drain_stderr()
+            if not self.channel.open:
+                self._drain_stderr()
+
+    def _is_wanted(self) -> bool:
+        return self.channel.open and not self._retired
 
     def _is_busy(self) -> bool:
         jobs = self.jobs
@@ -127,18 +130,18 @@ class Launcher:
                     self._serve(next(queue), words[1:], now)
                 elif words[0] == "kill":
                     self.jobs.kill(words[1], words[2])
+                elif words[0] == "retire":
+                    self._retired = True
         if not self.channel.open:
             self._watch_channel()
 
     def _connection(self, fd: int, words: list[str], now: float) -> None:
         conn, number, host, port = words
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        if host.startswith("unix:"):
-            family = socket.AF_UNIX
-        job = Job(conn, socket.socket(family, socket.SOCK_STREAM, 0, fileno=fd))
+        sock = socket.socket(fileno=fd)
+        job = Job(conn, sock)
         if self.spec.banner:
             self.jobs.greet(job)
-        if not self.spec.resolve or family == socket.AF_UNIX:
+        if not self.spec.resolve or sock.family == socket.AF_UNIX:
             self._start(job, [host, port, number, ""], now)
             return
         known = self.resolver.known(host, now)

@@ -55,6 +55,8 @@ class CompileChild:
 
     def __init__(self, kernel: Kernel, arguments: list[str], now: float) -> None:
         self.until = now + DEADLINE
+        self.reaped = False
+        """It was waited for: its pid may be somebody else's by now."""
         self._data = bytearray()
         self._read, write = kernel.pipe()
         os.set_blocking(self._read, False)
@@ -96,6 +98,8 @@ class CompileChild:
 
     def kill(self) -> None:
         """End it: it is late."""
+        if self.reaped:
+            return
         try:
             os.kill(self.pid, signal.SIGKILL)
         except OSError as error:

@@ -70,6 +70,7 @@ class Generations:
                 sink.close()
             raise
         log = plan["log"]
+        self._log_to = self._where(log)
         self._log.configure(sink or self._log.sink, log["format"], log["level"])
         for text in new.warnings:
             self._log.write("warning", "listen", (("text", text),))
@@ -152,9 +153,7 @@ class Generations:
         return made
 
     def _open_log(self, log: dict[str, Any]) -> Sink | None:
-        to = log["to"]
-        if to == "stderr" and self._daemon:
-            to = "syslog"  # a daemon's stderr is /dev/null
+        to = self._where(log)
         if to == self._log_to:
             return None
         try:
@@ -162,8 +161,12 @@ class Generations:
         except OSError as error:
             line = f"log.to: cannot write to {to}: {error.strerror}"
             raise ApplyError([line], os.EX_CONFIG) from error
-        self._log_to = to
         return sink
+
+    def _where(self, log: dict[str, Any]) -> str:
+        to: str = log["to"]
+        # A daemon's stderr is /dev/null.
+        return "syslog" if to == "stderr" and self._daemon else to
 
     def _open(self, services: list[dict[str, Any]]) -> New:
         opened: dict[str, Open] = {}
@@ -216,7 +219,11 @@ class Generations:
     def summary(self) -> str:
         """Say what is in force, for STATUS= and the operator."""
         services = len(self.plan.get("services", []))
-        return f"{services} services, {len(self._shell.listeners)} listeners"
+        listeners = len(self._shell.listeners)
+        return (
+            f"{services} service{'s' * (services != 1)}, "
+            f"{listeners} listener{'s' * (listeners != 1)}"
+        )
 
 
 def spell(sock: socket.socket) -> str:

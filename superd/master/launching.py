@@ -98,8 +98,6 @@ class LauncherProcess:
                 if close and fd is not None:
                     os.close(fd)
             del self._out[: len(batch)]
-        if self.retiring:
-            self._end_sending()
         return True
 
     def _batch(self) -> list[tuple[str, int | None, bool]]:
@@ -114,16 +112,10 @@ class LauncherProcess:
         return batch
 
     def retire(self) -> None:
-        """Tell it that nothing more comes, after what is queued."""
-        self.retiring = True
-        self.flush()
-
-    def _end_sending(self) -> None:
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:
-                raise
+        """Tell it that nothing more comes, behind what is queued; `kill` still may."""
+        if not self.retiring:
+            self.retiring = True
+            self.put("retire")
 
     def drop(self) -> None:
         """Close what was not sent."""

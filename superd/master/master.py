@@ -124,6 +124,7 @@ class Master:
             if pid == 0:
                 return
             if self._child is not None and pid == self._child.pid:
+                self._child.reaped = True
                 continue  # its pipe tells all there is to tell
             if not self.shell.reaped(pid, _describe(status)):
                 self.log.write("debug", "reap", (("pid", pid), ("status", status)))

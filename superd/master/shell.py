@@ -322,7 +322,7 @@ class Shell:
     def _retire_launcher(self, command: cmd.RetireLauncher) -> None:
         launcher = self.launchers.get(command.launcher)
         if launcher is not None:
-            launcher.retiring = True
+            launcher.retire()
             self._dirty.add(launcher.number)
 
     def _kill_launcher(self, command: cmd.KillLauncher) -> None:

@@ -348,9 +348,15 @@ def test_a_launcher_holds_no_descriptor_of_the_master_or_of_another_service(supe
     launchers = eventually(lambda: daemon.children(), "launchers")
     assert len(launchers) == 2
     for pid in launchers:
-        folder = f"/proc/{pid}/fd"
-        names = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+        # the connection itself lingers until its peer's end has been seen
+        names = eventually(lambda pid=pid: _settled(pid), "one socket is left")
         sockets = {name for name in names if name.startswith("socket:")}
         assert len(sockets) == 1, names
         assert not sockets & listening
         assert not any("superd.yaml" in name or "memfd" in name for name in names)
+
+
+def _settled(pid: int) -> list[str]:
+    folder = f"/proc/{pid}/fd"
+    names = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+    return names if sum(name.startswith("socket:") for name in names) == 1 else []
