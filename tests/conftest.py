@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from daemon_under_test import Daemon, DaemonFactory
@@ -47,6 +50,15 @@ def _nothing_is_left() -> Iterator[None]:
     assert not left, f"descriptors left open: {left}"
     assert _children() == children, "children left, or not reaped"
     assert threading.active_count() == threads, "a thread is left"
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Give a folder that a service's user may enter: pytest's own is closed to others."""
+    folder = Path(tempfile.mkdtemp(prefix="superd-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

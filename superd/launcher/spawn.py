@@ -51,6 +51,7 @@ class Spawner:
             for name, (soft, hard) in spec.rlimits.items()
             if name in PER_PROCESS and hard is not None
         ]
+        self._low_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._soft_nofile = self._nofile
         if "nofile" in spec.rlimits:
@@ -83,6 +84,10 @@ class Spawner:
     def _posix_spawn(self, fd: int, stderr_fd: int, environment: dict[str, str]) -> int:
         argv = self._spec.exec
         assert argv is not None
+        if fd >= self._soft_nofile[0]:
+            # The C library refuses actions on numbers above the soft limit.
+            os.dup2(fd, self._low_fd, inheritable=False)
+            fd = self._low_fd
         actions = [
             (os.POSIX_SPAWN_DUP2, fd, 0),
             (os.POSIX_SPAWN_DUP2, fd, 1),
@@ -105,6 +110,8 @@ class Spawner:
                     raise self._exec_error(error.errno or 0) from error
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, self._nofile)
+                if fd == self._low_fd:
+                    os.dup2(stderr_fd, fd, inheritable=False)  # let the socket go
         raise AssertionError("the last try returns or raises")
 
     def _python(self, fd: int, stderr_fd: int, environment: dict[str, str]) -> None:
