@@ -7,6 +7,7 @@ from typing import Any
 from superd.core import commands as cmd
 from superd.core import events as ev
 from superd.core.audit import check
+from superd.core.lifecycle import State
 from superd.core.spec import Limits, ListenerSpec, ServiceSpec
 from superd.core.supervisor import Supervisor
 
@@ -33,6 +34,35 @@ def service(name: str = "echo", **given: Any) -> ServiceSpec:
         launcher_idle=given.pop("launcher_idle", 600.0),
         launcher={"exec": ["/bin/cat"], **given},
     )
+
+
+def accepted(
+    conn: int, host: str = "192.0.2.1", listener: str = "tcp echo"
+) -> ev.Accepted:
+    """Let a peer come."""
+    return ev.Accepted(conn, listener, host, 50000 + conn)
+
+
+def started(conn: int, launcher: int = 1, name: str = "") -> ev.Started:
+    """Let a launcher start the handler of a connection."""
+    return ev.Started(launcher, conn, 9000 + conn, name)
+
+
+def not_started(conn: int, launcher: int = 1) -> ev.NotStarted:
+    """Let a launcher fail to start it."""
+    return ev.NotStarted(launcher, conn, "exec", "no such file")
+
+
+def ended(
+    conn: int,
+    status: int = 0,
+    launcher: int = 1,
+    signal: int = 0,
+    *,
+    progress: bool = True,
+) -> ev.Ended:
+    """Let a handler end."""
+    return ev.Ended(launcher, conn, signal, status, 0.01, progress)
 
 
 class Playbook:
@@ -69,6 +99,10 @@ class Playbook:
         """Go on: what was asked for so far does not matter."""
         self.said = []
         return self
+
+    def state(self, name: str = "echo") -> State:
+        """Look up where a service is."""
+        return self.core.services[name].state
 
     def logged(self, verb: str) -> list[dict[str, object]]:
         """Return the fields of every line with this verb."""

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 RESERVED = 1024
-"""Ports below are the services' (IPPORT_RESERVED): no client asks from there."""
+"""Ports below are the services' (IPPORT_RESERVED): nobody asks from there."""
 
 NFS = 2049
 """The one classic UDP service above: OpenBSD's port_good_dg names it too."""

@@ -18,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+from superd.core.protocol import clean
 from superd.launcher.become import BecomeError
 from superd.launcher.channel import Channel
 from superd.launcher.datagrams import IDLE, DatagramService
@@ -186,7 +187,13 @@ class Launcher:
             self.channel.report(f"fail {conn} handler it answers no datagrams")
             return
         own = frozenset(int(port) for port in ports.split(",") if port)
-        options = _options(self.module, self.spec)
+        try:
+            options = _options(self.module, self.spec)
+        except Exception as error:  # noqa: BLE001  whatever a handler's flags raise
+            sock.close()
+            text = f"options: {error}".encode("ascii", "backslashreplace").decode()
+            self.channel.report(f"fail {conn} handler {clean(text)}")
+            return
         service = DatagramService(sock, conn, answer, options, own, now)
         self.datagrams[sock.fileno()] = service
         self._epoll.register(sock.fileno(), READ)

@@ -1,0 +1,157 @@
+"""Open a file below the root, and none that is not.
+
+The rule of the file: a name is one component, opened below the descriptor of its
+directory, and never by the kernel's own walk over a path. So `..` and a symbolic link
+are ours to decide: `..` pops the stack of directories we came through, and popping more
+than was pushed is leaving. A directory that somebody moves away meanwhile is left the
+way it was entered. (openat2 with RESOLVE_BENEATH does the same in one call; Python has
+no openat2 yet.)
+
+What counts is the descriptor: kind, size and time are fstat's. A FIFO or a device is
+not even opened: opening has effects (a writer wakes, a tape rewinds).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from superd.handlers.http.refusal import Refused
+from superd.handlers.http.target import MOST_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+MOST_LINKS: Final = 40
+"""Symbolic links followed for one path: Linux's own limit."""
+_DEEPEST: Final = 2 * MOST_NAMES
+
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_MISSING: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
+)
+_FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
+
+
+class File(NamedTuple):
+    """A regular file, open; whoever has it closes it."""
+
+    fd: int
+    size: int
+    mtime: float
+
+
+def open_root(path: str) -> int:
+    """Open the folder that is served; it may be reached by a symbolic link."""
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_path(
+    root: int, names: Sequence[bytes], *, world_readable: bool
+) -> File | None:
+    """Open the file of this path; None if it is a directory. Raises Refused.
+
+    `world_readable`: serve only what every user of this machine may read, whoever we
+    are (publicfile's rule).
+    """
+    stack: list[int] = []
+    try:
+        return _walk(root, names, stack, world_readable)
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise Refused(404, "there is no such file") from None
+        if error.errno in _FORBIDDEN:
+            raise Refused(403, "this file is not for everybody") from None
+        raise
+    finally:
+        for fd in stack:
+            os.close(fd)
+
+
+def open_index(
+    root: int, names: Sequence[bytes], index: Iterable[bytes], *, world_readable: bool
+) -> tuple[bytes, File]:
+    """Open the first index file that a directory has; returns its name too.
+
+    Raises Refused with 404 if there is none: that there is a directory, but no page in
+    it, is nobody's business.
+    """
+    for name in index:
+        try:
+            file = open_path(root, [*names, name], world_readable=world_readable)
+        except Refused as refused:
+            if refused.status != 404:  # noqa: PLR2004
+                raise
+            continue
+        if file is not None:
+            return name, file
+    raise Refused(404, "there is no such file")
+
+
+def _walk(
+    root: int,
+    names: Sequence[bytes],
+    stack: list[int],
+    world_readable: bool,  # noqa: FBT001
+) -> File | None:
+    """Go down name by name; `stack` holds the open directories below the root."""
+    ahead = list(reversed(names))
+    links = 0
+    while ahead:
+        name = ahead.pop()
+        here = stack[-1] if stack else root
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            if not stack:
+                raise Refused(404, "there is no such file")
+            os.close(stack.pop())
+            continue
+        info = os.stat(name, dir_fd=here, follow_symlinks=False)
+        kind = info.st_mode
+        if stat.S_ISLNK(kind):
+            links += 1
+            target = os.readlink(name, dir_fd=here)
+            if links > MOST_LINKS or target.startswith(b"/"):
+                # An absolute link may lead back inside, but says nothing of our root.
+                raise Refused(404, "there is no such file")
+            ahead.extend(reversed(target.split(b"/")))
+        elif stat.S_ISDIR(kind):
+            if len(stack) >= _DEEPEST:
+                raise Refused(404, "there is no such file")
+            stack.append(os.open(name, _DIRECTORY, dir_fd=here))
+            if world_readable:
+                _check_mode(os.fstat(stack[-1]), stat.S_IXOTH)
+        elif ahead:
+            raise Refused(404, "there is no such file")
+        else:
+            _check_kind(info)
+            return _open_file(name, here, world_readable)
+    return None
+
+
+def _open_file(name: bytes, here: int, world_readable: bool) -> File:  # noqa: FBT001
+    fd = os.open(name, _FILE, dir_fd=here)
+    try:
+        info = os.fstat(fd)
+        # Looked at again: between stat and open the name may have changed its meaning.
+        _check_kind(info)
+        if world_readable:
+            _check_mode(info, stat.S_IROTH)
+    except BaseException:
+        os.close(fd)
+        raise
+    return File(fd, info.st_size, info.st_mtime)
+
+
+def _check_kind(info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        raise Refused(403, "this is no regular file")
+
+
+def _check_mode(info: os.stat_result, bit: int) -> None:
+    if not info.st_mode & bit:
+        raise Refused(403, "this file is not for everybody")

@@ -1,0 +1,85 @@
+"""Name the media type of a file by its suffix.
+
+A table of our own: the types that are on the web, the same on every machine. The
+mimetypes module reads /etc/mime.types, so that its answers differ from host to host,
+and costs an import of urllib.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+OTHER: Final = "application/octet-stream"
+
+_TYPES: Final = {
+    "html": "text/html",
+    "htm": "text/html",
+    "xhtml": "application/xhtml+xml",
+    "css": "text/css",
+    "js": "text/javascript",
+    "mjs": "text/javascript",
+    "txt": "text/plain",
+    "text": "text/plain",
+    "log": "text/plain",
+    "conf": "text/plain",
+    "md": "text/markdown",
+    "csv": "text/csv",
+    "vtt": "text/vtt",
+    "ics": "text/calendar",
+    "xml": "application/xml",
+    "rss": "application/rss+xml",
+    "atom": "application/atom+xml",
+    "json": "application/json",
+    "map": "application/json",
+    "jsonld": "application/ld+json",
+    "webmanifest": "application/manifest+json",
+    "yaml": "application/yaml",
+    "yml": "application/yaml",
+    "wasm": "application/wasm",
+    "pdf": "application/pdf",
+    "ps": "application/postscript",
+    "epub": "application/epub+zip",
+    "zip": "application/zip",
+    "gz": "application/gzip",
+    "tgz": "application/gzip",
+    "bz2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "zst": "application/zstd",
+    "7z": "application/x-7z-compressed",
+    "tar": "application/x-tar",
+    "deb": "application/vnd.debian.binary-package",
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "gif": "image/gif",
+    "webp": "image/webp",
+    "avif": "image/avif",
+    "svg": "image/svg+xml",
+    "ico": "image/x-icon",
+    "bmp": "image/bmp",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "mp3": "audio/mpeg",
+    "m4a": "audio/mp4",
+    "ogg": "audio/ogg",
+    "opus": "audio/ogg",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "mp4": "video/mp4",
+    "m4v": "video/mp4",
+    "webm": "video/webm",
+    "ogv": "video/ogg",
+    "mov": "video/quicktime",
+    "ttf": "font/ttf",
+    "otf": "font/otf",
+    "woff": "font/woff",
+    "woff2": "font/woff2",
+}
+
+
+def type_of(name: bytes) -> str:
+    """Return the Content-Type of a file of this name."""
+    _, dot, suffix = name.rpartition(b".")
+    kind = _TYPES.get(suffix.decode("latin-1").lower(), OTHER) if dot else OTHER
+    # Text without a charset is guessed at, and a guess can be made to run (RFC 2854 4).
+    return kind + "; charset=utf-8" if kind.startswith("text/") else kind

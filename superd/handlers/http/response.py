@@ -1,0 +1,94 @@
+"""Build the bytes of an answer (RFC 9110, RFC 9112 4).
+
+The rule of the file: nothing of the peer goes into an answer unescaped, and nothing
+about this machine goes into it at all: no version, no path, no traceback.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+REASONS: Final = {
+    200: "OK",
+    204: "No Content",
+    301: "Moved Permanently",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    414: "URI Too Long",
+    417: "Expectation Failed",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    505: "HTTP Version Not Supported",
+}
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
+_LAST_DAY: Final = 253402300799
+"""9999-12-31T23:59:59Z: the form has four digits for a year (darkhttpd
+CVE-2020-25691)."""
+
+_PAGE: Final = """\
+<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{status} {reason}</title></head>
+<body><h1>{status} {reason}</h1><p>{text}</p></body>
+</html>
+"""
+
+
+def date_of(moment: float) -> str:
+    """Write a moment as IMF-fixdate (RFC 9110 5.6.7), whatever the locale."""
+    t = time.gmtime(min(max(moment, 0), _LAST_DAY))
+    return (
+        f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04}"
+        f" {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
+    )
+
+
+def head_of(
+    status: int,
+    fields: Iterable[tuple[str, str]],
+    *,
+    now: float,
+    keep: bool,
+    minor: int,
+) -> bytes:
+    """Write the head of an answer: Date first, Connection where it is needed."""
+    lines = [f"HTTP/1.1 {status} {REASONS[status]}", f"Date: {date_of(now)}"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    lines.append("X-Content-Type-Options: nosniff")
+    if not keep:
+        lines.append("Connection: close")
+    elif minor == 0:
+        # An HTTP/1.0 client takes silence for the end (RFC 9112 9.3).
+        lines.append("Connection: keep-alive")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def page_of(status: int, text: str) -> bytes:
+    """Write the small page that explains an answer without a file."""
+    return _PAGE.format(
+        status=status, reason=REASONS[status], text=escape(text)
+    ).encode()
+
+
+def escape(text: str) -> str:
+    """Make text harmless within HTML, in quotes as well."""
+    return (
+        text.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+        .replace('"', "&quot;")
+        .replace("'", "&#39;")
+    )
