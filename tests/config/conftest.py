@@ -12,13 +12,6 @@ from superd.config.identity import Situation
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def pytest_collection_modifyitems(items):
-    """Skip what needs root where we are not."""
-    for item in items:
-        if item.get_closest_marker("root") and os.geteuid() != 0:
-            item.add_marker(pytest.mark.skip(reason="needs root"))
-
-
 @pytest.fixture(autouse=True)
 def _probes(monkeypatch):
     """Have the handlers in `site` registered, as an installed package has."""

@@ -169,6 +169,28 @@ def test_running_out_of_memory_is_one_line(folder):
     ]
 
 
+@pytest.mark.slow
+def test_running_out_of_time_is_one_line(folder):
+    code = (
+        "import signal, sys; from superd.config import compile;"
+        "compile.SECONDS = 1; compile.command = lambda _: signal.pause();"
+        "sys.exit(compile.main(['--plan', 'x.yaml']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (os.EX_CONFIG, "")
+    assert json.loads(done.stdout)["errors"] == [
+        "superd: the configuration takes longer than 15 s; make it smaller"
+    ]
+
+
 def test_bug_of_ours_is_one_line():
     with pytest.raises(KeyError) as caught:
         {}["some\nthing"]
@@ -224,6 +246,25 @@ def test_two_hundred_services_take_no_time(compiled):
 
     assert len(result.plan["services"]) == 200
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "services:\n" + " s: {}\n" * 20_000,
+        "services:\n" + "".join(f" s{n}: {{listen: 7}}\n" for n in range(4000)),
+        "a: [" + "&a x, *a, " * 15_000 + "]",
+        "a:\n" + " - |\n  x\n" * 15_000,
+        "a: [\n" + "'\t', " * 30_000 + "]",
+        "services:\n x:\n" + "".join(f"  k{n}: 1\n" for n in range(10_000)),
+    ],
+    ids=["duplicates", "one port", "aliases", "blocks", "tabs", "unknown keys"],
+)
+def test_hostile_file_costs_no_more_than_its_size(compiled, text):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+    assert compiled(text).problems.errors
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 2
 
 
 def test_clean_start_imports_no_package_of_pydantic_plugins(folder):

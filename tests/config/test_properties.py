@@ -32,7 +32,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ORDINARY = Situation(root=False, check=True)
 RELAXED = settings(
     deadline=None,
-    max_examples=150,
+    max_examples=100,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
         HealthCheck.too_slow,
@@ -187,7 +187,7 @@ def test_any_data_of_the_command_line_is_planned_or_told(data):
 
 
 @pytest.mark.skipif(LOADER is PYTHON_LOADER, reason="PyYAML is built without libyaml")
-@settings(RELAXED, max_examples=400)
+@settings(RELAXED, max_examples=300)
 @given(YAMLISH)
 def test_both_parsers_accept_and_refuse_the_same_texts(text):
     try:

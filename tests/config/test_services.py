@@ -32,6 +32,7 @@ def test_naming_ourselves_is_no_change(service):
     )
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("user", ["nobody", 65534])
 def test_service_of_root_runs_as_the_user_it_names(service, user):
     entry = pwd.getpwnam("nobody")
@@ -43,6 +44,7 @@ def test_service_of_root_runs_as_the_user_it_names(service, user):
     assert launcher["groups"] == [entry.pw_gid]
 
 
+@pytest.mark.root
 def test_service_of_root_runs_as_the_default_user(service):
     launcher = service(*CAT, root=True, default_user=ME)["launcher"]
 
@@ -55,6 +57,7 @@ def test_default_user_that_is_unknown_is_told_at_the_service(errors):
     assert line.startswith("x.yaml:2:3: services.x.user: no user 'no-such-user'")
 
 
+@pytest.mark.root
 def test_groups_are_the_primary_and_those_named(service):
     launcher = service(
         *CAT, "user: nobody", "group: 12345", "groups: [7, 12345]", root=True
@@ -63,6 +66,7 @@ def test_groups_are_the_primary_and_those_named(service):
     assert launcher["launcher"]["groups"] == [12345, 7]
 
 
+@pytest.mark.root
 def test_unlisted_number_needs_a_group(errors, service):
     assert "give the group too" in one(errors, "user: 54321", root=True)
 
@@ -89,11 +93,9 @@ def test_other_user_is_a_warning_when_checked_and_an_error_when_started(compiled
     assert (started.problems.error_lines(), started.plan) == ([told], None)
 
 
+@pytest.mark.root
 def test_root_as_a_user_is_a_warning(compiled):
     text = "defaults: {user: root}\nservices:\n  x: {listen: 7007, exec: [/bin/cat]}\n"
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become root")
-
     told = (
         "x.yaml:1:18: warning: defaults.user: runs as root, and so does whoever breaks"
     )
