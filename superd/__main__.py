@@ -14,7 +14,7 @@ from superd import __version__
 from superd.master import notify
 from superd.master.compiling import compile_argv, run_compile
 from superd.master.detach import Verdict, detach
-from superd.master.eventlog import EventLog, open_sink
+from superd.master.eventlog import PRIORITY, EventLog, is_journal, open_sink
 from superd.master.generations import ApplyError
 from superd.master.hints import hints
 from superd.master.kernel import Kernel
@@ -72,7 +72,7 @@ def main() -> int:
     try:
         source = _source(arguments)
     except ValueError as error:
-        print(f"superd: {error}", file=sys.stderr)
+        _say("error", f"superd: {error}")
         return os.EX_USAGE
     if arguments.default_user:
         source = ["--default-user", arguments.default_user, *source]
@@ -88,14 +88,13 @@ def main() -> int:
     try:
         return _serve(arguments, ["--plan", *source])
     except AlreadyRunningError as error:
-        print(f"superd: {error}", file=sys.stderr)
+        _say("error", f"superd: {error}")
         return os.EX_TEMPFAIL
     except PidFileError as error:
-        print(f"superd: cannot create the pid file: {error}", file=sys.stderr)
+        _say("error", f"superd: cannot create the pid file: {error}")
         return os.EX_CANTCREAT
     except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        print(f"superd: {name}{error.strerror}", file=sys.stderr)
+        _say("error", _spell(error))
         return os.EX_OSERR
 
 
@@ -146,18 +145,22 @@ def _serve(arguments: argparse.Namespace, compile_arguments: list[str]) -> int:
     inherited = notify.Inherited(dict(os.environ))
     notify.forget(os.environ)  # type: ignore[arg-type]
     pidfile = PidFile(arguments.pidfile) if arguments.pidfile else None
-    result = run_compile(kernel, compile_arguments, time.monotonic())
-    for line in result.warnings:
-        print(f"superd: warning: {line}", file=sys.stderr)
-    for line in result.errors:
-        print(line, file=sys.stderr)
-    if result.plan is None:
-        return os.EX_CONFIG
     verdict: Verdict | None = None
-    if arguments.daemon:
-        keep = [sock.fileno() for group in inherited.by_name.values() for sock in group]
-        verdict = detach([*keep, *([pidfile.fd] if pidfile else [])])
     try:
+        result = run_compile(kernel, compile_arguments, time.monotonic())
+        for line in result.warnings:
+            _say("warning", f"superd: warning: {line}")
+        for line in result.errors:
+            _say("error", line)
+        if result.plan is None:
+            return os.EX_CONFIG
+        if arguments.daemon:
+            keep = [
+                one.fileno() for group in inherited.by_name.values() for one in group
+            ]
+            verdict = detach([*keep, *([pidfile.fd] if pidfile else [])])
+        if pidfile:
+            pidfile.write()  # before anybody is told that we are ready
         log = EventLog(open_sink("stderr"))
         master = Master(
             kernel, compile_arguments, log, notifier, inherited, daemon=arguments.daemon
@@ -167,14 +170,14 @@ def _serve(arguments: argparse.Namespace, compile_arguments: list[str]) -> int:
         except ApplyError as error:
             text = "\n".join(f"superd: {line}" for line in error.lines)
             return _fail(verdict, error.status, text)
-        if pidfile:
-            pidfile.write()
         if arguments.hints:
             services = result.plan["services"]
             print("\n".join(hints(services, master.shell.listeners)), flush=True)
         if verdict:
             verdict.give(os.EX_OK)
         return master.run()
+    except OSError as error:
+        return _fail(verdict, os.EX_OSERR, _spell(error))
     finally:
         if pidfile:
             pidfile.remove()
@@ -184,8 +187,23 @@ def _fail(verdict: Verdict | None, status: int, text: str) -> int:
     if verdict:
         verdict.give(status, text)
     else:
-        print(text, file=sys.stderr)
+        _say("error", text)
     return status
+
+
+def _spell(error: OSError) -> str:
+    name = f"{error.filename}: " if error.filename else ""
+    return f"superd: {name}{error.strerror}"
+
+
+def _say(level: str, text: str) -> None:
+    """Tell whoever reads stderr; one that cannot be written to is no reason to fail."""
+    prefix = f"<{PRIORITY[level]}>" if is_journal() else ""
+    for line in text.splitlines():
+        try:
+            print(prefix + line, file=sys.stderr, flush=True)
+        except OSError:
+            return  # a full disk, a reader that has gone
 
 
 if __name__ == "__main__":

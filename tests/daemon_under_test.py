@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -87,7 +88,7 @@ class Daemon:
                 **environment,
             },
             start_new_session=True,
-            preexec_fn=(lambda: _set_limits(limits)) if limits else None,
+            preexec_fn=(lambda: _set_limits(limits)) if limits else None,  # noqa: PLW1509
         )
         os.close(write)
 
@@ -349,7 +350,5 @@ def unsent(sock: socket.socket) -> int:
 
 
 def _set_limits(limits: dict[int, tuple[int, int]]) -> None:
-    import resource
-
     for number, pair in limits.items():
         resource.setrlimit(number, pair)

@@ -8,11 +8,13 @@ until it runs through without the fault; after each, nothing may be left open.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from superd.master.kernel import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CALLS = [name for name in vars(Kernel) if not name.startswith("_")]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from superd.core import commands as cmd
 from superd.core import events as ev
 from superd.core.audit import check
-from superd.core.lifecycle import State
 from superd.core.spec import Limits, ListenerSpec, ServiceSpec
 from superd.core.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from superd.core.lifecycle import State
 
 
 def service(name: str = "echo", **given: Any) -> ServiceSpec:

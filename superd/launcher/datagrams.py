@@ -105,5 +105,6 @@ class DatagramService:
             return info
         # struct in_pktinfo: interface, local address, destination. The reply leaves from
         # the destination of the question; the interface is the routing table's choice.
-        _, spec, _ = struct.unpack("=I4s4s", info)
-        return struct.pack("=I4s4s", 0, spec, b"\0\0\0\0")
+        # A question to a broadcast address thus gets no answer: no socket may send it.
+        _, _, destination = struct.unpack("=I4s4s", info)
+        return struct.pack("=I4s4s", 0, destination, b"\0\0\0\0")

@@ -84,6 +84,10 @@ class EventLog:
         """Send what is queued, as far as it goes now."""
         self._sink.flush()
 
+    def is_waiting(self) -> bool:
+        """Say whether lines wait for a slow reader."""
+        return self._sink.is_waiting()
+
 
 def escape(value: object) -> str:
     """Spell a value so that nothing a peer sent can end a line or a field."""
@@ -119,16 +123,20 @@ def open_sink(to: str) -> Sink:
     return Descriptor(fd, owned=True, path=to)
 
 
+def is_journal() -> bool:
+    """Say whether fd 2 is journald's stream (systemd.exec(5), JOURNAL_STREAM)."""
+    here = os.fstat(2)
+    return os.environ.get("JOURNAL_STREAM") == f"{here.st_dev}:{here.st_ino}"
+
+
 def stderr_sink() -> Sink:
     """Write to fd 2 without ever setting O_NONBLOCK on it: others share it.
 
     Opening it anew through /proc gives a description of our own; a socket (journald's
     stream) cannot be opened like that, but can be sent to with MSG_DONTWAIT.
     """
-    journal = os.environ.get("JOURNAL_STREAM", "")
-    here = os.fstat(2)
-    stamped = journal == f"{here.st_dev}:{here.st_ino}"
-    if stat.S_ISREG(here.st_mode):
+    stamped = is_journal()
+    if stat.S_ISREG(os.fstat(2).st_mode):
         # A description of our own would have its own offset, and we would write over
         # what others write through the shared one.
         return Descriptor(2, owned=False, stamps=stamped)

@@ -43,6 +43,8 @@ class New(NamedTuple):
 
     listeners: dict[str, Open]
     warnings: list[str]
+    missing: set[str]
+    """Optional listeners that cannot be had now; the next reload tries them again."""
 
 
 class Generations:
@@ -74,7 +76,16 @@ class Generations:
         self._log.configure(sink or self._log.sink, log["format"], log["level"])
         for text in new.warnings:
             self._log.write("warning", "listen", (("text", text),))
-        self._swap(plan, expanded, new)
+        there = [
+            dict(
+                service,
+                listeners=[
+                    one for one in service["listeners"] if one["key"] not in new.missing
+                ],
+            )
+            for service in expanded
+        ]
+        self._swap(plan, there, new)
 
     def _swap(
         self, plan: dict[str, Any], services: list[dict[str, Any]], new: New
@@ -97,6 +108,16 @@ class Generations:
         shell.listeners.update(new.listeners)
         for key in new.listeners:
             shell.kept.pop(key, None)
+        services = [
+            dict(
+                service,
+                listeners=[
+                    one for one in service["listeners"] if one["key"] in shell.listeners
+                ],
+            )
+            for service in services
+        ]
+        _set_blocking(services, shell.listeners)
         shell.specs = {
             service["name"]: dict(service["launcher"], mode=service["mode"])
             for service in services
@@ -172,6 +193,7 @@ class Generations:
         opened: dict[str, Open] = {}
         lines: list[str] = []
         warnings: list[str] = []
+        missing: set[str] = set()
         status = os.EX_UNAVAILABLE
         for service in services:
             port: int | None = None
@@ -183,6 +205,7 @@ class Generations:
                 except listen.ListenError as error:
                     if one["optional"]:
                         warnings.append(f"{error}; going on without it")
+                        missing.add(one["key"])
                         continue
                     lines.append(str(error) + self._whose(one, error.errno))
                     if error.errno == errno.EACCES:
@@ -193,10 +216,12 @@ class Generations:
                     port = listen.reported_port(sock)
         if lines:
             for entry in opened.values():
+                if entry.spec["family"] == "unix":
+                    listen.unlink_unix(entry.spec)
                 if entry.spec["family"] != "fd":
                     entry.sock.close()
             raise ApplyError(lines, status)
-        return New(opened, warnings)
+        return New(opened, warnings, missing)
 
     def _open_one(self, one: dict[str, Any], port: int | None) -> socket.socket:
         if one["family"] != "fd":
@@ -224,6 +249,13 @@ class Generations:
             f"{services} service{'s' * (services != 1)}, "
             f"{listeners} listener{'s' * (listeners != 1)}"
         )
+
+
+def _set_blocking(services: list[dict[str, Any]], listeners: dict[str, Open]) -> None:
+    """Let a wait program find its socket blocking, as under every inetd."""
+    for service in services:
+        for one in service["listeners"]:
+            listeners[one["key"]].sock.setblocking(service["mode"] == "wait")
 
 
 def spell(sock: socket.socket) -> str:

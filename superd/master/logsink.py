@@ -41,6 +41,9 @@ class Sink(Protocol):
     def flush(self) -> None:
         """Send what is queued, as far as it goes now."""
 
+    def is_waiting(self) -> bool:
+        """Say whether lines are queued that could not be sent yet."""
+
     def take_lost(self) -> int:
         """Return, once, how many lines were dropped, when lines go through again."""
 
@@ -110,6 +113,10 @@ class Descriptor:
         if self._ask and not _writable(self._fd):
             raise BlockingIOError
         return os.write(self._fd, piece)
+
+    def is_waiting(self) -> bool:
+        """Say whether lines are queued that could not be sent yet."""
+        return bool(self._queue)
 
     def take_lost(self) -> int:
         """Return the number of dropped lines once there is room again."""
@@ -184,6 +191,10 @@ class Datagram:
 
     def flush(self) -> None:
         """Nothing is ever queued here."""
+
+    def is_waiting(self) -> bool:
+        """Nothing is ever queued here."""
+        return False
 
     def take_lost(self) -> int:
         """Return the number of dropped lines once there is a receiver again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -236,3 +237,8 @@ def sound_stdio() -> None:
                 raise
             os.open(os.devnull, os.O_RDWR)  # the lowest free number is fd
             os.set_inheritable(fd, True)
+    # Python has no object for a stream that was closed at its start: print would fall
+    # back to another one, or fail; python-daemon asks all three for their numbers.
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115

@@ -19,8 +19,12 @@ CHUNK = 1 << 14
 RATE = 1 << 17
 """Bytes a second of one service: some thousand lines, more than anybody reads."""
 
-LINE = 4096
-"""Bytes after which a line is one, newline or not."""
+LINE = 2048
+"""Bytes after which a line is one, newline or not: the log cuts longer values off."""
+
+
+QUIET = 0.5
+"""Seconds after which what came without a newline is a line: its writer may be gone."""
 
 
 class Output:
@@ -32,6 +36,8 @@ class Output:
         self._service = service
         self._fd = fd
         self._rest = b""
+        self._came = 0.0
+        self._armed = False
         self._window = time.monotonic()
         self._seen = 0
         loop.watch(fd, READ, self._readable)
@@ -44,6 +50,7 @@ class Output:
         if not data:
             if self._rest:
                 self._line(self._rest)
+                self._rest = b""
             self._loop.forget(self._fd)
             os.close(self._fd)
             return
@@ -53,11 +60,30 @@ class Output:
         while len(self._rest) > LINE:
             self._line(self._rest[:LINE])
             self._rest = self._rest[LINE:]
+        self._came = time.monotonic()
+        self._watch_rest()
         self._account(len(data))
+
+    def _watch_rest(self) -> None:
+        if self._rest and not self._armed:
+            self._armed = True
+            self._loop.later(self._came + QUIET, self._quiet)
+
+    def _quiet(self) -> None:
+        """Log what has waited for its newline, before another handler's words join it."""
+        self._armed = False
+        if time.monotonic() < self._came + QUIET:
+            self._watch_rest()
+        elif self._rest:
+            self._line(self._rest)
+            self._rest = b""
 
     def _line(self, line: bytes) -> None:
         text = line.rstrip(b"\r").decode("utf-8", "backslashreplace")
-        self._log.write("info", "stderr", (("service", self._service), ("text", text)))
+        for start in range(0, len(text) or 1, LINE):
+            part = text[start : start + LINE]
+            fields = (("service", self._service), ("text", part))
+            self._log.write("info", "stderr", fields)
 
     def _account(self, size: int) -> None:
         now = time.monotonic()

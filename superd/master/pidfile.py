@@ -63,7 +63,7 @@ class PidFile:
         """Remove the file while the lock is ours, then let go."""
         try:
             os.unlink(self.path)
-        except FileNotFoundError:
-            pass  # somebody has tidied up before us
+        except OSError:
+            pass  # tidied up before us, or a folder we may not write: the lock counts
         finally:
             os.close(self.fd)

@@ -1,40 +1,83 @@
-"""Measure how much waits in a listening socket, to see what a wait program took.
+"""Find out whether a wait program took anything from its listening socket.
 
 A wait program that ends without reading leaves the socket readable, and starting it again
-at once is the loop that every inetd falls into. Nothing is read to find out.
+at once is the loop that every inetd falls into. How much waits does not tell: more may have
+come meanwhile. So a datagram socket is asked when something was last read from it
+(SIOCGSTAMP, socket(7)), and a TCP listener who is in its accept queue (/proc/net/tcp: the
+connections that have no inode yet). Nothing is read to find out.
 """
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+from typing import NamedTuple
 
+SIOCGSTAMP = 0x8906
 SO_MEMINFO = 55  # asm-generic/socket.h; first word: SK_MEMINFO_RMEM_ALLOC
-_UNACKED = 24  # struct tcp_info.tcpi_unacked: the accept queue of a listening socket
+_CONNECTED = ("01", "08")  # ESTABLISHED, or CLOSE_WAIT: the peer has half-closed
+SHORT = 1.0
+"""Seconds: a program that ran longer has done something, or cannot be spun."""
 
 
-def waiting(sock: socket.socket) -> int | None:
-    """Count bytes (datagrams) or connections (streams) that wait; None: unknown."""
-    try:
-        if sock.family == socket.AF_UNIX:
-            return None
-        if sock.type == socket.SOCK_DGRAM:
-            raw = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
-            return int(struct.unpack_from("=I", raw)[0])
-        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        return int(struct.unpack_from("=I", raw, _UNACKED)[0])
-    except OSError:
-        return None
+class Mark(NamedTuple):
+    """What a socket looked like: when it was last read, and what waited in it."""
+
+    stamp: bytes
+    memory: int | None
+    queue: frozenset[str]
 
 
-def took_something(before: int | None, after: int | None, lasted: float) -> bool:
-    """Judge a wait program's run: less waits than before, or nothing waits at all.
+def mark(sock: socket.socket) -> Mark:
+    """Look at a socket before it is lent."""
+    if sock.type == socket.SOCK_DGRAM:
+        return Mark(_stamp(sock), _memory(sock), frozenset())
+    return Mark(b"", None, _queue(sock))
 
-    More may have come meanwhile; so only a short run that ends with as much waiting as
-    it began with has taken nothing. Where it cannot be measured, time alone speaks.
-    """
-    if lasted >= 1.0:
+
+def took_something(before: Mark, sock: socket.socket, lasted: float) -> bool:
+    """Judge the run of a wait program that has just ended."""
+    if lasted >= SHORT:
         return True
-    if before is None or after is None:
-        return False
-    return after == 0 or after < before
+    if sock.type == socket.SOCK_DGRAM:
+        memory = _memory(sock)
+        if memory is not None and before.memory is not None and memory < before.memory:
+            return True
+        return _stamp(sock) != before.stamp
+    return bool(before.queue - _queue(sock))
+
+
+def _stamp(sock: socket.socket) -> bytes:
+    """Ask when the last datagram that was read had come; the first call switches it on."""
+    try:
+        return fcntl.ioctl(sock.fileno(), SIOCGSTAMP, bytes(16))
+    except OSError:
+        return b""  # ENOENT: none was read yet
+
+
+def _memory(sock: socket.socket) -> int | None:
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
+        return int(struct.unpack_from("=I", raw)[0])
+    except OSError:
+        return None  # a kernel before 4.12
+
+
+def _queue(sock: socket.socket) -> frozenset[str]:
+    if sock.family == socket.AF_UNIX:
+        return frozenset()
+    port = f":{sock.getsockname()[1]:04X}"
+    found: set[str] = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/net/{table}", encoding="ascii") as file:
+                rows = [line.split(None, 10) for line in file]
+        except OSError:
+            continue  # no /proc, or no such family
+        found.update(
+            row[2]
+            for row in rows
+            if row[1].endswith(port) and row[3] in _CONNECTED and row[9] == "0"
+        )
+    return frozenset(found)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from superd.master.kernel import Kernel
 
 START_RETRY = 0.0
+LOG_RETRY = 0.25
+"""Seconds until lines that a slow reader left waiting are tried again."""
 
 
 class Open:
@@ -37,8 +39,8 @@ class Open:
         self.sock = sock
         self.spec = spec
         self.polled = False
-        self.lent: tuple[int | None, float] | None = None
-        """While it is lent: what waited in it then, and since when."""
+        self.lent: tuple[progress.Mark, float] | None = None
+        """While it is lent: how it looked then, and since when."""
 
 
 class Shell:
@@ -60,6 +62,7 @@ class Shell:
         """The launcher's part of the plan, by service."""
         self.next_conn = 0
         self.aborted = 0
+        self._log_retried = False
         self._dirty: set[int] = set()
         self._orphans: dict[int, int] = {}
         self._do: dict[type, Callable[[Any], None]] = {
@@ -109,6 +112,13 @@ class Shell:
             if launcher is not None:
                 self._flush(launcher)
         self.log.flush()
+        if self.log.is_waiting() and not self._log_retried:
+            # The next event may be an hour away; the end of that turn flushes again.
+            self._log_retried = True
+            self.loop.later(time.monotonic() + LOG_RETRY, self._retry_log)
+
+    def _retry_log(self) -> None:
+        self._log_retried = False
 
     # -- listeners --------------------------------------------------------------------
 
@@ -128,7 +138,7 @@ class Shell:
     def _lending(self, key: str, opened: Open) -> Callable[[int], None]:
         def readable(_events: int) -> None:
             self.next_conn += 1
-            opened.lent = (progress.waiting(opened.sock), time.monotonic())
+            opened.lent = (progress.mark(opened.sock), time.monotonic())
             self.feed(ev.Readable(key, self.next_conn))
 
         return readable
@@ -304,8 +314,8 @@ class Shell:
             return True
         before, since = opened.lent
         opened.lent = None
-        after = progress.waiting(opened.sock)
-        return progress.took_something(before, after, time.monotonic() - since)
+        lasted = time.monotonic() - since
+        return progress.took_something(before, opened.sock, lasted)
 
     def _flush(self, launcher: LauncherProcess) -> None:
         full = not launcher.flush()

@@ -345,7 +345,7 @@ def test_a_launcher_holds_no_descriptor_of_the_master_or_of_another_service(supe
     daemon.talk("one", b"x")
     daemon.talk("two", b"x")
     listening = {name for name in daemon.fds().values() if name.startswith("socket:")}
-    launchers = eventually(lambda: daemon.children(), "launchers")
+    launchers = eventually(daemon.children, "launchers")
     assert len(launchers) == 2
     for pid in launchers:
         # the connection itself lingers until its peer's end has been seen

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -141,8 +142,6 @@ def test_no_process_to_be_had_throttles_the_service_and_ends_by_itself(superd, e
 
 
 def _attach(pid: int, calls: str, what: str):
-    import subprocess
-
     tracer = subprocess.Popen(
         ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={calls}",
          "-e", f"inject={calls}:{what}", "-p", str(pid)],

@@ -23,7 +23,7 @@ LINE = re.compile(
 # What no line of a log may contain as it is, and what must survive it.
 NASTY = (
     b'quote " back \\ tab \t bell \a esc \x1b[2J nul \0 8-bit \xff\xfe utf \xc3\xa9\n'
-    b"2026-01-01T00:00:00.000Z error forged service=echo\n"
+    b"2026-01-01T00:00:00.000Z info forged service=echo\n"
     b"carriage\rreturn\r\n"
     b"\n" + b"a" * 100_000 + b"\nthe end without a newline"
 )
@@ -63,12 +63,12 @@ def test_every_line_can_be_parsed_whatever_a_handler_says(superd, tmp_path, form
     )
     assert texts[0].endswith("utf é")
     assert texts[1:3] == [
-        "2026-01-01T00:00:00.000Z error forged service=echo",
+        "2026-01-01T00:00:00.000Z info forged service=echo",
         "carriage\rreturn",
     ]
     assert "".join(texts[4:-1]) == "a" * 100_000
     assert max(map(len, texts)) <= 2048
-    assert not daemon.log("Z error forged")
+    assert not daemon.log("^2026-01-01")
 
 
 def test_the_events_of_one_connection_in_json(superd):
@@ -86,7 +86,7 @@ def test_the_events_of_one_connection_in_json(superd):
     end = next(one for one in records if one["event"] == "end")
     assert accept["peer"] == end["peer"] == f"127.0.0.1:{port}"
     assert (accept["conn"], end["status"], end["service"]) == (1, "exit:0", "echo")
-    assert isinstance(end["duration"], float)
+    assert 0 <= float(end["duration"]) < 10
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_the_journal_gets_its_own_protocol_with_fields(superd, tmp_path):
             entry = receive(journal, b"forged").decode()
             daemon.stop()
     fields = dict(line.split("=", 1) for line in entry.splitlines())
-    assert fields["MESSAGE"] == "stderr service=loud text=MESSAGE=forged"
+    assert fields["MESSAGE"] == 'stderr service=loud text="MESSAGE=forged"'
     assert fields["PRIORITY"] == "6"
     assert fields["SYSLOG_IDENTIFIER"] == "superd"
     assert fields["SUPERD_EVENT"] == "stderr"

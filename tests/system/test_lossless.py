@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -196,10 +197,8 @@ def _send_and_read(sock: socket.socket, data: bytes) -> bytes:
             except (BrokenPipeError, ConnectionResetError):
                 view = view[:0]
             if not view:
-                try:
+                with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_WR)
-                except OSError:
-                    pass
         try:
             part = sock.recv(65536)
         except BlockingIOError:

@@ -51,7 +51,7 @@ def test_a_refused_reload_ends_with_ready_too_and_the_status_says_why(superd, te
     daemon.process.send_signal(1)
     daemon.wait_state("RELOADING=1")
     state = daemon.wait_state("READY=1")
-    assert f"STATUS=reload refused: {daemon.file}:1:" in state
+    assert f"STATUS=reload refused: {daemon.file}:" in state
     assert state.endswith("; 1 service, 1 listener run on")
     assert daemon.talk("echo", b"hello") == b"hello"
 
