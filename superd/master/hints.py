@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from superd.master.shell import Open
 
-_SILENT = {"discard": "  (and type: it swallows)", "time": " | od -An -tu1"}
+_AFTER = {"discard": "   # swallows what you type", "time": " | od -An -tu1"}
 
 
 def hints(services: list[dict[str, Any]], listeners: dict[str, Open]) -> list[str]:
@@ -44,4 +44,4 @@ def _try(service: dict[str, Any], opened: list[Open]) -> str:
         return f"nc -u {host} {port}"
     if handler == "finger":
         return f"printf '\\r\\n' | nc {host} {port}"
-    return f"nc {host} {port}{_SILENT.get(handler, '')}"
+    return f"nc {host} {port}{_AFTER.get(handler, '')}"
