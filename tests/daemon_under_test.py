@@ -218,7 +218,7 @@ class Daemon:
         self.wait_state("READY=1")
 
     def stop(self, *, status: int = 0, deadline: float = DEADLINE) -> None:
-        """TERM, wait, and judge: the status, no traceback, no line that was not expected."""
+        """TERM, wait, and judge: the status, and no line that was not expected."""
         if self.process.poll() is None:
             self.process.terminate()
         self.wait_end(deadline)

@@ -45,9 +45,14 @@ def compile_argv(arguments: list[str]) -> list[str]:
 
 
 def import_path() -> str:
-    """Our own import path, a line each, ours first."""
+    """Our own import path, a line each, ours first.
+
+    Without what Python puts before it unasked (the working directory for -m, the folder
+    of the script otherwise): a yaml.py that somebody left there is not for root.
+    """
     here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return "\n".join(dict.fromkeys([here, *(entry for entry in sys.path if entry)]))
+    inherited = sys.path if sys.flags.safe_path else sys.path[1:]
+    return "\n".join(dict.fromkeys([here, *(entry for entry in inherited if entry)]))
 
 
 class CompileChild:

@@ -323,7 +323,7 @@ def test_a_unix_listener_serves_and_names_its_peer_by_user(superd, tmp_path):
 
 
 def test_a_handler_module_is_never_imported_by_root(superd, tmp_path):
-    source = "import os\nUID = os.getuid()\n\ndef main(argv):\n    print(UID)\n    return 0\n"
+    source = "import os\nUID = os.getuid()\ndef main(argv):\n    print(UID)\n"
     environment = install(tmp_path / "plugin", "whoami", source)
     daemon = superd(
         {"services": {"whoami": {"listen": "127.0.0.1:0", "handler": "whoami"}}},

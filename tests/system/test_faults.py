@@ -93,7 +93,7 @@ def test_out_of_descriptors_superd_neither_spins_nor_dies_and_recovers(superd):
 
 
 def test_without_a_pause_the_same_shortage_spins():
-    """Negative control: a listener polled on at EMFILE is one failing accept after another."""
+    """Negative control: polled on at EMFILE, a listener is one failing accept a turn."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)

@@ -42,21 +42,7 @@ def test_a_python_handlers_answer_arrives_as_well(superd, tmp_path):
 
 def test_without_the_lingering_close_the_answer_would_be_lost():
     """Negative control: a plain close with unread bytes resets the connection."""
-    lost = 0
-    for _ in range(20):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            with socket.create_connection(listener.getsockname(), timeout=10) as sock:
-                conn, _ = listener.accept()
-                sock.sendall(b"y" * 4096)
-                conn.sendall(ANSWER[:4096])
-                eventually(lambda c=conn: c.recv(1, socket.MSG_PEEK), "bytes")
-                conn.close()
-                try:
-                    sock.sendall(b"y" * 4096)
-                    if read_all(sock) != ANSWER[:4096]:
-                        lost += 1
-                except ConnectionError:
-                    lost += 1
+    lost = sum(_lost_by_a_plain_close() for _ in range(20))
     assert lost > 0
 
 
@@ -180,6 +166,23 @@ def test_a_handler_that_ignores_term_is_killed(superd):
     with daemon.connect("w") as sock:
         assert sock.recv(3) == b"on\n"
         daemon.wait_log(r"end service=w .* status=signal:9", deadline=12)
+
+
+def _lost_by_a_plain_close() -> bool:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname(), timeout=10) as sock,
+    ):
+        conn, _ = listener.accept()
+        sock.sendall(b"y" * 4096)
+        conn.sendall(ANSWER[:4096])
+        eventually(lambda: conn.recv(1, socket.MSG_PEEK), "bytes")
+        conn.close()
+        try:
+            sock.sendall(b"y" * 4096)
+            return read_all(sock) != ANSWER[:4096]
+        except ConnectionError:
+            return True
 
 
 def _send_and_read(sock: socket.socket, data: bytes) -> bytes:

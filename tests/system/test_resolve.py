@@ -23,7 +23,8 @@ def in_namespace(hosts: str, resolv: str = "") -> list[str]:
         "mount --make-rprivate / && mount -t tmpfs tmpfs /mnt && "
         f"printf '{hosts}' >/mnt/hosts && mount --bind /mnt/hosts /etc/hosts && "
         f"printf '{resolv}' >/mnt/resolv && mount --bind /mnt/resolv /etc/resolv.conf && "
-        "printf 'hosts: files dns\\n' >/mnt/nss && mount --bind /mnt/nss /etc/nsswitch.conf; "
+        "printf 'hosts: files dns\\n' >/mnt/nss && "
+        "mount --bind /mnt/nss /etc/nsswitch.conf; "
         'exec "$@"'
     )
     return ["unshare", "-m", "sh", "-c", script, "sh"]
