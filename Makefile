@@ -4,21 +4,21 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 
-# As root, services run as nobody: a Python that only root can reach would not do,
-# so the candidates are asked in turn whether everybody may read them.
-PYTHON ?= $(shell sh .ci/find-python)
-RUN_FLAGS ?= $(shell sh .ci/run-flags)
+# As root, services run as nobody: a Python that only root can reach would not do, so
+# .ci/find-python tries the candidates in turn. PYTHON=/path/to/python3 names one instead.
+PYTHON ?=
+RUN_FLAGS ?= $(shell VENV=$(VENV) sh .ci/run-flags)
 
-.PHONY: run test test-long lint format docs check bench clean
+.PHONY: run test test-long lint format docs check clean
 
 run: $(VENV)/ready
 	@$(BIN)/superd -c etc/superd.yaml --hints $(RUN_FLAGS)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not long"
+	@VENV=$(VENV) sh .ci/run-tests -m "not long"
 
 test-long: $(VENV)/ready
-	$(BIN)/python -m pytest -m long --timeout 1200
+	@VENV=$(VENV) sh .ci/run-tests -m long --timeout 1200
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -31,12 +31,13 @@ format: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(BIN)/python -m superd.config.reference --write docs
-	$(BIN)/python -m superd.core.reference --write superd/README.md
+	$(BIN)/python -m superd.core.reference --write superd/README.md docs/logging.md docs/exit-codes.md
 
 check: lint test
 
 $(VENV)/ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@python="$(PYTHON)"; [ -n "$$python" ] || python=$$(sh .ci/find-python) || exit 1; \
+	echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 

@@ -34,6 +34,7 @@ SYSTEM_STDLIB = {
     "__future__",
     "array",
     "collections",
+    "contextlib",
     "errno",
     "fcntl",
     "gc",
@@ -322,9 +323,8 @@ def heading_problem(text: str) -> str:
     first, *rest = heading.split("\n")
     if rest and rest[0]:
         return "the first line is not alone"
-    if not (first[0].isupper() or first.startswith("superd")) or not first.endswith(
-        (".", ":")
-    ):
+    begins = first[0].isupper() or first.startswith("superd")
+    if not begins or not first.endswith((".", ":")):
         return "the first line is no sentence"
     return ""
 

@@ -23,7 +23,7 @@ class Accepted(NamedTuple):
 
 
 class AcceptFailed(NamedTuple):
-    """`accept` failed for want of a resource; what to do is in commands.PauseAccept."""
+    """`accept` failed for want of a resource: the listener rests for a moment."""
 
     listener: str
     error: str

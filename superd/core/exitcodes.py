@@ -34,14 +34,21 @@ TABLE = (
     Meaning(SLOW, "slow", "the peer was too slow", "peer"),
 )
 
+SIGPIPE = 13
+SIGTERM = 15
+NO_FAULT = {SIGPIPE: "SIGPIPE", SIGTERM: "SIGTERM"}
+"""Signals that say nothing of the handler: the peer went away while it wrote to it, or
+timeouts.lifetime, a stop or the operator ended it. The numbers are Linux's, everywhere."""
+
 _BY_STATUS = {row.status: row for row in TABLE}
 _PLAIN = "plain"
+_PEER = "peer"
 
 
 def effect_of(signal: int, status: int) -> str:
     """Say what an end means to the service: success, plain, peer or throttle."""
     if signal:
-        return _PLAIN
+        return _PEER if signal in NO_FAULT else _PLAIN
     row = _BY_STATUS.get(status)
     return row.effect if row else _PLAIN
 

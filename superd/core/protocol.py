@@ -34,6 +34,9 @@ MAX_FDS = 64
 MAX_TEXT = 1000
 """Characters of free text that are taken over from a launcher."""
 
+PID_MAX = 1 << 22
+"""PID_MAX_LIMIT of a 64-bit Linux: pidfd_open raises OverflowError far above it."""
+
 _MAX_DIGITS = 15
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
 
@@ -110,7 +113,7 @@ def parse_report(line: str) -> Report:
             name = ""
         elif not _NAME.issuperset(name):
             raise ProtocolError("a name with other characters")
-        return Start(_number(conn), _number(pid), name)
+        return Start(_number(conn), _number(pid, PID_MAX), name)
     if verb == "end":
         conn, signal, status, cpu = _words(rest, 4)
         return End(
@@ -122,7 +125,7 @@ def parse_report(line: str) -> Report:
     if verb == "fail":
         conn, stage, text = _words(rest, 3)
         return Fail(_number(conn), stage[:MAX_TEXT], text[:MAX_TEXT])
-    if verb == "ready" and not rest:
+    if line == "ready":
         return Ready()
     if verb == "refuse":
         stage, text = _words(rest, 2)

@@ -47,6 +47,7 @@ class Stopping:
         def _admit_waiting(self, service: Service, now: float) -> None: ...
         def _launcher_for(self, service: Service, now: float) -> Launcher: ...
         def _retire(self, service: Service) -> None: ...
+        def _rest(self, service: Service, now: float) -> None: ...
         def _refuse(self, conn: Conn, reason: Reason) -> None: ...
 
     # -- reload -----------------------------------------------------------------------
@@ -68,8 +69,9 @@ class Stopping:
         for name in changes.removed:
             self._drain(before[name])
         for service in self.services.values():
-            if service.spec.warm:
+            if service.spec.warm and service.state is not State.THROTTLED:
                 self._launcher_for(service, now)
+            self._rest(service, now)  # a reload may have made it warm no more
             self._admit_waiting(service, now)
             self._reconcile(service, now)
         self._log(
@@ -135,7 +137,7 @@ class Stopping:
             return
         service.take(Step.GONE)
         self.leaving.remove(service)
-        if self.stopping and not self.leaving:
+        if self.stopping and not self.leaving and not self.services:
             self._out.append(cmd.Exit(0))
 
     # -- stop -------------------------------------------------------------------------
@@ -155,9 +157,11 @@ class Stopping:
         for key in self.listeners:
             self._out.append(cmd.CloseListener(key))
         self.listeners = {}
-        services, self.services = list(self.services.values()), {}
+        services = list(self.services.values())
         everyone = [*self.leaving, *services]
         for service in services:
+            # One by one: as long as one is left here, no other is the last to go.
+            del self.services[service.name]
             self._drain(service)
         last = now
         for service in everyone:

@@ -14,6 +14,7 @@ from superd.core import commands as cmd
 from superd.core import events as ev
 from superd.core.admission import Reason, Verdict
 from superd.core.exitcodes import describe, effect_of
+from superd.core.launchers import Launchers
 from superd.core.lifecycle import State, Step
 from superd.core.source import source_of, unmap
 from superd.core.stopping import Stopping
@@ -26,11 +27,8 @@ ACCEPT_PAUSE = 0.25
 """Seconds a listener is not polled after EMFILE and its like: between sshd's 100 ms and
 nginx's 500 ms; short against a human's patience, long against a spin."""
 
-READY_DEADLINE = 20.0
-"""Seconds a launcher may take to become its service: an import from a cold disk."""
 
-
-class Supervisor(Stopping):
+class Supervisor(Launchers, Stopping):
     """The tables of the running generation and the rules that change them."""
 
     def __init__(self) -> None:
@@ -82,6 +80,10 @@ class Supervisor(Stopping):
             else:
                 self._give_up()
         return self._flush()
+
+    def next_deadline(self) -> float | None:
+        """When `tick` must be called at the latest."""
+        return self.deadlines.next()
 
     def _flush(self) -> list[cmd.Command]:
         out, self._out = self._out, []
@@ -190,11 +192,8 @@ class Supervisor(Stopping):
         fields: list[tuple[str, object]] = [
             ("service", conn.service.name),
             ("conn", conn.id),
+            _far_end(conn),
         ]
-        if conn.host:
-            fields.append(("peer", conn.peer()))
-        else:
-            fields.append(("listener", conn.listener))
         if conn.name:
             fields.append(("name", conn.name))
         fields.append(("pid", conn.pid))
@@ -207,6 +206,7 @@ class Supervisor(Stopping):
         service = conn.service
         self._finish(conn, now)
         self._throttle(service, now, f"{event.stage}: {event.error}")
+        self._after_end(service, now)
 
     def _ended(self, event: ev.Ended, now: float) -> None:
         conn = self._conn_of(event.launcher, event.conn)
@@ -218,11 +218,7 @@ class Supervisor(Stopping):
             "end",
             ("service", service.name),
             ("conn", conn.id),
-            *(
-                (("peer", conn.peer()),)
-                if conn.host
-                else (("listener", conn.listener),)
-            ),
+            _far_end(conn),
             ("pid", conn.pid or "-"),
             ("status", describe(event.signal, event.status)),
             ("duration", f"{now - conn.since:.3f}"),
@@ -244,15 +240,16 @@ class Supervisor(Stopping):
 
     def _orphan_gone(self, event: ev.OrphanGone, now: float) -> None:
         conn = self.conns.get(event.conn)
-        if conn is None or conn.launcher is not None:
+        # A connection that waits for its source has no launcher either, and no slot.
+        if conn is None or conn.launcher is not None or conn.pid is None:
             return
         self._log(
             "info",
             "end",
             ("service", conn.service.name),
             ("conn", conn.id),
-            ("peer", conn.peer()),
-            ("pid", conn.pid or "-"),
+            _far_end(conn),
+            ("pid", conn.pid),
             ("status", "unknown"),
             ("duration", f"{now - conn.since:.3f}"),
         )
@@ -283,10 +280,7 @@ class Supervisor(Stopping):
     def _after_end(self, service: Service, now: float) -> None:
         """Use what an end has freed: the slot, the launcher's time, the lent listener."""
         self._admit_waiting(service, now)
-        launcher = self.launchers.get(service.launcher or 0)
-        if launcher is not None and not launcher.conns and not service.spec.warm:
-            launcher.idle_at = now + service.spec.launcher_idle
-            self.deadlines.add(launcher.idle_at, "idle", launcher.id)
+        self._rest(service, now)
         self._reconcile(service, now)
         self._gone(service)
 
@@ -337,7 +331,7 @@ class Supervisor(Stopping):
             "throttle",
             ("service", service.name),
             ("reason", reason),
-            ("delay", f"{delay:g}"),
+            ("delay", f"{delay:.3g}"),
             ("place", service.spec.place),
         )
 
@@ -351,102 +345,7 @@ class Supervisor(Stopping):
         self._admit_waiting(service, now)
         self._reconcile(service, now)
 
-    # -- launchers --------------------------------------------------------------------
 
-    def _launcher_for(self, service: Service, now: float) -> Launcher:
-        if service.launcher is not None:
-            return self.launchers[service.launcher]
-        self._launchers_made += 1
-        launcher = Launcher(self._launchers_made, service)
-        self.launchers[launcher.id] = launcher
-        service.launcher = launcher.id
-        self._out.append(cmd.StartLauncher(launcher.id, service.name))
-        self.deadlines.add(now + READY_DEADLINE, "ready", launcher.id)
-        return launcher
-
-    def _launcher_ready(self, event: ev.LauncherReady, _now: float) -> None:
-        launcher = self.launchers.get(event.launcher)
-        if launcher is not None:
-            launcher.state = "ready"
-
-    def _late(self, number: int) -> None:
-        launcher = self.launchers.get(number)
-        if launcher is None or launcher.state != "starting":
-            return
-        self._log(
-            "error",
-            "kill",
-            ("service", launcher.service.name),
-            ("launcher", number),
-            ("reason", f"not ready after {READY_DEADLINE:g} s"),
-        )
-        self._out.append(cmd.KillLauncher(number))
-
-    def _launcher_refused(self, event: ev.LauncherRefused, _now: float) -> None:
-        launcher = self.launchers.get(event.launcher)
-        if launcher is None:
-            return
-        self._log(
-            "error",
-            "throttle",
-            ("service", launcher.service.name),
-            ("launcher", event.launcher),
-            ("reason", f"{event.stage}: {event.error}"),
-            ("place", launcher.service.spec.place),
-        )
-
-    def _launcher_choked(self, event: ev.LauncherChoked, now: float) -> None:
-        launcher = self.launchers.get(event.launcher)
-        if launcher is not None and launcher.service.launcher == launcher.id:
-            launcher.service.choked = event.choked
-            self._reconcile(launcher.service, now)
-
-    def _launcher_gone(self, event: ev.LauncherGone, now: float) -> None:
-        launcher = self.launchers.get(event.launcher)
-        if launcher is None:
-            return
-        service = launcher.service
-        for number in sorted(launcher.conns):
-            conn = self.conns[number]
-            if conn.pid is None:
-                self._finish(conn, now)
-                self._out.append(cmd.Close(number))
-            else:
-                conn.launcher = None
-                self._out.append(cmd.WatchOrphan(number, conn.pid))
-        del self.launchers[launcher.id]
-        expected = launcher.retired or self.stopping
-        self._log(
-            "debug" if expected else "error",
-            "reap",
-            ("service", service.name),
-            ("launcher", launcher.id),
-            ("status", event.status),
-        )
-        if service.launcher == launcher.id:
-            service.launcher = None
-            service.choked = False
-        if not expected:
-            self._throttle(service, now, f"launcher ended: {event.status}")
-        self._after_end(service, now)
-
-    def _retire(self, service: Service) -> None:
-        """Let the current launcher finish; the next connection gets a new one."""
-        if service.launcher is None:
-            return
-        launcher = self.launchers[service.launcher]
-        launcher.retired = True
-        service.launcher = None
-        service.choked = False
-        self._out.append(cmd.RetireLauncher(launcher.id))
-
-    def _idle(self, number: int, now: float) -> None:
-        launcher = self.launchers.get(number)
-        if launcher is None or launcher.idle_at is None or now < launcher.idle_at:
-            return
-        if launcher.service.launcher == number:
-            self._retire(launcher.service)
-
-    def next_deadline(self) -> float | None:
-        """When `tick` must be called at the latest."""
-        return self.deadlines.next()
+def _far_end(conn: Conn) -> tuple[str, object]:
+    """Name who a handler serves: a peer, or everybody who comes to a lent listener."""
+    return ("peer", conn.peer()) if conn.host else ("listener", conn.listener)

@@ -1,7 +1,7 @@
 """Keep the records of the core: services, listeners, launchers, connections.
 
 Each table has one owner (the Supervisor) and one key. Every other number is derived, or
-audited by `Supervisor.check`.
+audited by core/audit.py.
 """
 
 from __future__ import annotations
@@ -69,7 +69,15 @@ class Listener:
 class Launcher:
     """One launcher process: starting, ready, or retired (finishing its handlers)."""
 
-    __slots__ = ("conns", "id", "idle_at", "retired", "service", "state")
+    __slots__ = (
+        "conns",
+        "id",
+        "idle_at",
+        "idle_due",
+        "retired",
+        "service",
+        "state",
+    )
 
     def __init__(self, number: int, service: Service) -> None:
         self.id = number
@@ -78,6 +86,9 @@ class Launcher:
         self.retired = False
         self.conns: set[int] = set()
         self.idle_at: float | None = None
+        """When it ends if nothing comes; None: it has handlers."""
+        self.idle_due: float | None = None
+        """When it is looked at next for that: its one entry among the deadlines."""
 
 
 class Conn:
@@ -106,7 +117,7 @@ class Conn:
         self.host = ""
         self.port = 0
         self.name = ""
-        # None: no slot is taken (a lent listener, or waiting for its source).
+        # None: it counts for no limit (a lent listener).
         self.source: str | None = None
         self.launcher: int | None = None
         self.pid: int | None = None

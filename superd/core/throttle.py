@@ -31,11 +31,17 @@ class Throttle:
         self.until: float | None = None
 
     def structural(self, now: float) -> float:
-        """Count a failure that no peer can cause; returns the delay of the throttle."""
+        """Count a failure that no peer can cause; returns the delay of the throttle.
+
+        Handlers that fail while the throttle runs were started before it: forty of them
+        are forty witnesses of one fault, and not forty strikes.
+        """
+        if self.until is not None and now < self.until:
+            return self.until - now
         delay: float = min(TOP, BASE * 2 ** min(self.strikes, 16))
         self.strikes += 1
         self.failures = 0
-        self.until = max(now + delay, self.until or 0.0)
+        self.until = now + delay
         return delay
 
     def plain(self, now: float) -> float | None:
