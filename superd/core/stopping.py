@@ -37,6 +37,8 @@ class Stopping:
     deadlines: Deadlines
     generation: int
     stopping: bool
+    hasty: bool
+    """Stop at once: launchers that only linger over closed connections are not awaited."""
     give_up_at: float | None
     _out: list[cmd.Command]
 
@@ -133,8 +135,11 @@ class Stopping:
         """Forget a draining service whose last handler has ended; leave with the last."""
         if service.state is not State.DRAINING or service.conns:
             return
-        if any(launcher.service is service for launcher in self.launchers.values()):
+        theirs = [one.id for one in self.launchers.values() if one.service is service]
+        if theirs and not self.hasty:
             return
+        for number in theirs:  # it lingers on by itself, and ends
+            del self.launchers[number]
         service.take(Step.GONE)
         self.leaving.remove(service)
         if self.stopping and not self.leaving and not self.services:
@@ -176,9 +181,11 @@ class Stopping:
             self._stop_now(now)
 
     def _stop_now(self, now: float) -> None:
+        self.hasty = True
         for service in list(self.leaving):
             service.stop_stage = 1
             self._stop_stage(service, now)
+            self._gone(service)
         self.deadlines.add(now + GIVE_UP_AFTER, "give up", None)
 
     def _stop_stage(self, service: Service, now: float) -> None:

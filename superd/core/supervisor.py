@@ -40,6 +40,7 @@ class Supervisor(Launchers, Stopping):
         self.deadlines = Deadlines()
         self.generation = 0
         self.stopping = False
+        self.hasty = False
         self.give_up_at: float | None = None
         self._launchers_made = 0
         self._out: list[cmd.Command] = []
@@ -221,8 +222,8 @@ class Supervisor(Launchers, Stopping):
             _far_end(conn),
             ("pid", conn.pid or "-"),
             ("status", describe(event.signal, event.status)),
-            ("duration", f"{now - conn.since:.3f}"),
-            ("cpu", f"{event.cpu:.3f}"),
+            ("duration", round(now - conn.since, 3)),
+            ("cpu", round(event.cpu, 3)),
         )
         self._finish(conn, now)
         effect = effect_of(event.signal, event.status)
@@ -251,7 +252,7 @@ class Supervisor(Launchers, Stopping):
             _far_end(conn),
             ("pid", conn.pid),
             ("status", "unknown"),
-            ("duration", f"{now - conn.since:.3f}"),
+            ("duration", round(now - conn.since, 3)),
         )
         self._finish(conn, now)
         self._after_end(conn.service, now)
@@ -331,7 +332,7 @@ class Supervisor(Launchers, Stopping):
             "throttle",
             ("service", service.name),
             ("reason", reason),
-            ("delay", f"{delay:.3g}"),
+            ("delay", round(delay, 3)),
             ("place", service.spec.place),
         )
 

@@ -56,7 +56,7 @@ def test_a_launcher_that_keeps_dying_is_started_ever_more_rarely():
         book.tell(accepted(launcher)).forget()
         book.tell(ev.LauncherGone(launcher, "exit:70")).pass_time(60)
     assert [line["delay"] for line in book.logged("throttle")] == [
-        *("1", "2", "4", "8", "16", "32", "60", "60", "60")
+        *(1, 2, 4, 8, 16, 32, 60, 60, 60)
     ]
     assert book.state() is State.LISTENING
     book.forget().tell(accepted(99)).expect(

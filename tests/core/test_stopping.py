@@ -300,7 +300,8 @@ def test_a_second_stop_kills_at_once():
     book.tell(STOP).forget()
     book.tell(STOP).expect()
     book.tell(AT_ONCE).expect(cmd.Signal(1, 1, "KILL"))
-    book.tell(ended(1, signal=9)).tell(BYE).expect(cmd.Exit(0))
+    # The launcher may linger over the closed connection: nobody waits for that.
+    book.tell(ended(1, signal=9)).expect(cmd.Exit(0))
 
 
 def test_a_second_stop_leaves_soon_whatever_happens():

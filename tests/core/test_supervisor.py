@@ -204,8 +204,8 @@ def test_a_connection_is_logged_when_it_starts_and_when_it_ends():
             "peer": "192.0.2.1:50001",
             "pid": 9001,
             "status": "exit:110(peer)",
-            "duration": "1.500",
-            "cpu": "0.010",
+            "duration": 1.5,
+            "cpu": 0.01,
         }
     ]
 
@@ -223,7 +223,7 @@ def test_exit_100_throttles_at_once_and_the_throttle_ends_by_itself():
         {
             "service": "echo",
             "reason": "exit:100(setup)",
-            "delay": "1",
+            "delay": 1.0,
             "place": "x.yaml:1:1:echo",
         }
     ]
@@ -244,9 +244,9 @@ def test_the_throttle_doubles_up_to_a_minute_and_a_success_resets_it():
         book.tell(accepted(conn)).tell(ended(conn, 100))
         delays.append(book.logged("throttle")[-1]["delay"])
         book.pass_time(60)
-    assert delays == ["1", "2", "4", "8", "16", "32", "60", "60", "60"]
+    assert delays == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     book.tell(accepted(10)).tell(ended(10)).tell(accepted(11)).tell(ended(11, 100))
-    assert book.logged("throttle")[-1]["delay"] == "1"
+    assert book.logged("throttle")[-1]["delay"] == 1.0
 
 
 def test_a_burst_of_failures_throttles_for_a_second_and_not_for_a_minute():
