@@ -45,13 +45,16 @@ class FaultyKernel(Kernel):
 
 
 def every_fault(
-    scenario: Callable[[FaultyKernel], None], errors: list[int], only: str = ""
+    scenario: Callable[[FaultyKernel], None],
+    errors: list[int],
+    only: str = "",
+    make: type[FaultyKernel] = FaultyKernel,
 ) -> int:
     """Run a scenario with each of its calls failing in turn; returns how many there are."""
     for nth in count(1):
         fired = False
         for error in errors:
-            kernel = FaultyKernel(nth, error, only)
+            kernel = make(nth, error, only)
             before = sorted(os.listdir("/proc/self/fd"))
             scenario(kernel)
             after = sorted(os.listdir("/proc/self/fd"))

@@ -24,7 +24,6 @@ _CREDENTIALS = struct.Struct("iII")
 def accept_batch(shell: Shell, key: str, opened: Open, limit: int = BATCH) -> None:
     """Accept until there is none, the batch is full, or the core stops polling."""
     sock = opened.sock
-    failures = 0
     for _ in range(limit):
         try:
             conn, address = shell.kernel.accept(sock)
@@ -32,15 +31,15 @@ def accept_batch(shell: Shell, key: str, opened: Open, limit: int = BATCH) -> No
             return
         except OSError as error:
             number = error.errno or 0
+            if number in GONE:
+                shell.aborted += 1
+                continue
             if number in SHORT:
                 shell.reserve.shed(sock)
-                shell.feed(AcceptFailed(key, f"accept: {error.strerror}"))
-                return
-            if number not in GONE:
-                raise
-            failures += 1
-            shell.aborted += 1
-            continue
+            # Whatever else it is (EINVAL: somebody who shares the socket has shut it
+            # down) would come again at once, and again.
+            shell.feed(AcceptFailed(key, f"accept: {error.strerror}"))
+            return
         shell.next_conn += 1
         number = shell.next_conn
         if conn.family == socket.AF_UNIX:

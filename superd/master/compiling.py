@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 DEADLINE = 20.0
 HIGH_FD = 10
+VERSION = 1
+"""The plan's format that this master reads (superd/README.md)."""
+
 MAX_PLAN = 64 << 20
 """Bytes: 10,000 services make about 10 MiB."""
 
@@ -119,11 +122,15 @@ class CompileChild:
         """Read the answer; whatever is not one is an error that says so."""
         try:
             raw = json.loads(bytes(self._data))
-            return Result(raw["plan"], list(raw["errors"]), list(raw["warnings"]))
+            plan = raw["plan"]
+            lines = [[str(line) for line in raw[key]] for key in ("errors", "warnings")]
+            if plan is None or plan["version"] == VERSION:
+                return Result(plan, *lines)
+            text = "the compile child's plan is of another version"
         except (ValueError, KeyError, TypeError, RecursionError):
             text = "the configuration could not be compiled: the compile child "
             text += "was ended" if not self._data else "gave no plan"
-            return Result(None, [f"superd: {text}"], [])
+        return Result(None, [f"superd: {text}"], [])
 
 
 def run_compile(kernel: Kernel, arguments: list[str], now: float) -> Result:

@@ -97,8 +97,9 @@ class Generations:
         for key, opened in list(shell.listeners.items()):
             if key in specs:
                 opened.spec = specs[key]
-            elif opened.polled and opened.spec["type"] == "stream":
-                # What has already connected was promised an answer.
+            elif opened.polled and shell.core.listeners[key].kind == "stream":
+                # What has already connected was promised an answer. (Not on a wait
+                # program's listener: it blocks, and accepting on it is not ours.)
                 accept_batch(shell, key, opened, LAST_BATCH)
         owners = {
             one["key"]: service["name"]

@@ -34,7 +34,7 @@ def _inodes(spec: dict[str, Any]) -> set[str]:
         return {
             f"socket:[{words[6]}]"
             for words in _table("unix")
-            if words[7:] == [spec["path"]]
+            if " ".join(words[7:]) == spec["path"]
         }
     proto = "tcp" if spec["type"] == "stream" else "udp"
     port = f"{spec['port']:04X}"

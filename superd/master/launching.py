@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -16,7 +17,14 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from superd.core.protocol import MAX_DATAGRAM, MAX_FDS, Ready, Report, parse_reports
+from superd.core.protocol import (
+    MAX_DATAGRAM,
+    MAX_FDS,
+    ProtocolError,
+    Ready,
+    Report,
+    parse_reports,
+)
 from superd.master.compiling import import_path
 
 if TYPE_CHECKING:
@@ -28,8 +36,10 @@ CHOKED = 64
 HIGH_FD = 20
 """Above the numbers 3 and 4 that the launcher gets, so that no dup2 hits another."""
 
-_AGAIN = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
-_LATER = errno.EINTR
+_SHORT = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
+"""Errors of sendmsg that say "not now" of a channel that is writable: unix(7)."""
+
+_GONE = (errno.EPIPE, errno.ECONNRESET)
 _SPACE = socket.CMSG_SPACE(4 * 4)
 _RUN = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launcher", "run.py"
@@ -52,6 +62,8 @@ class LauncherProcess:
         self.choked = False
         self.full = False
         """Its channel takes no more for now: it is watched for writing."""
+        self.short = False
+        """The kernel had no room for what was to be sent: to be tried again later."""
         self.retiring = False
         self.status: str | None = None
         """How it ended, once it was reaped."""
@@ -81,6 +93,7 @@ class LauncherProcess:
 
     def flush(self) -> bool:
         """Send what is queued; False: it cannot go now, watch for writing."""
+        self.short = False
         if not self.ready:
             return True
         while self._out:
@@ -90,9 +103,12 @@ class LauncherProcess:
             try:
                 self._kernel.send(self.sock, data, fds)
             except OSError as error:
-                if error.errno in _AGAIN:
+                self.short = error.errno in _SHORT
+                if self.short or error.errno == errno.EAGAIN:
                     return False
                 self.drop()  # it has died: what was meant for it is closed
+                if error.errno not in _GONE:
+                    self.kill()  # or it must: what was dropped gets no report
                 return True
             for _, fd, close in batch:
                 if close and fd is not None:
@@ -102,11 +118,11 @@ class LauncherProcess:
 
     def _batch(self) -> list[tuple[str, int | None, bool]]:
         fds = size = 0
-        batch = []
+        batch: list[tuple[str, int | None, bool]] = []
         for item in self._out:
             size += len(item[0]) + 1
             fds += item[1] is not None
-            if fds > MAX_FDS or size > MAX_DATAGRAM:
+            if batch and (fds > MAX_FDS or size > MAX_DATAGRAM):
                 break
             batch.append(item)
         return batch
@@ -124,29 +140,23 @@ class LauncherProcess:
                 os.close(fd)
         self._out.clear()
 
-    def forget(self, fd: int) -> bool:
-        """Take a connection that is not sent yet out of the queue and close it."""
-        for index, (_, other, close) in enumerate(self._out):
-            if other == fd and close:
-                del self._out[index]
-                os.close(fd)
-                return True
-        return False
-
     def receive(self) -> list[Report] | None:
         """Take one datagram's reports; None: nothing now. `ended` tells of the end.
 
         Raises ProtocolError for anything that is not in the protocol.
         """
+        # A launcher that is ready has no descriptor to give: without room for them the
+        # kernel discards them, and none of a stranger's files is ever ours to close.
+        space = 0 if self.ready else _SPACE
         try:
             # Not socket.recv_fds: it takes flags and drops them (cpython 3.11).
             data, ancillary, _, _ = self.sock.recvmsg(
-                MAX_DATAGRAM, _SPACE, socket.MSG_CMSG_CLOEXEC
+                MAX_DATAGRAM, space, socket.MSG_CMSG_CLOEXEC
             )
-        except OSError as error:
-            if error.errno in (*_AGAIN, _LATER):
-                return None
-            data, ancillary = b"", []
+        except BlockingIOError:
+            return None
+        except OSError:
+            data, ancillary = b"", []  # reset: what the end looks like with unread data
         received = array.array("i")
         for _, _, raw in ancillary:
             received.frombytes(raw[: len(raw) - len(raw) % received.itemsize])
@@ -155,13 +165,11 @@ class LauncherProcess:
             self.ended = True
             _close_all(fds)
             return None
-        reports: list[Report] = []
         try:
             reports = parse_reports(data)
-        finally:
             if fds and self.pipe is None and reports[:1] == [Ready()]:
-                self.pipe = fds.pop(0)
-                os.set_blocking(self.pipe, False)
+                self.pipe = _open_pipe(fds[0])
+        finally:
             _close_all(fds)
         return reports
 
@@ -200,6 +208,29 @@ def _spawn(
         )
     finally:
         _close_all(opened)
+
+
+def _open_pipe(fd: int) -> int:
+    """Open the read end of a pipe for ourselves; ProtocolError for anything else.
+
+    Of anything else epoll, read or even close may fail or wait. The pipe is opened anew
+    because O_NONBLOCK belongs to a description: the launcher could switch it off on one
+    that it shares with us, and our next read would wait for ever.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except OSError as error:
+        raise ProtocolError("its handlers' stderr is no pipe") from error
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+        raise ProtocolError("its handlers' stderr is not to be read")
+    try:
+        return os.open(
+            f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+    except OSError:  # no /proc, or the pipe is another user's
+        own = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        os.set_blocking(own, False)
+        return own
 
 
 def _close_all(fds: list[int]) -> None:

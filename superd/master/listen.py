@@ -93,8 +93,12 @@ def _open_unix(kernel: Kernel, path: str, kind: str) -> socket.socket:
             kernel.bind(sock, path)
         finally:
             os.umask(old)
-        if kind == "stream":
-            kernel.listen(sock, BACKLOG)
+        try:
+            if kind == "stream":
+                kernel.listen(sock, BACKLOG)
+        except OSError:
+            os.unlink(path)
+            raise
         sock.setblocking(False)
     except OSError:
         sock.close()

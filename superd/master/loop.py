@@ -68,8 +68,10 @@ class Loop:
         ready = self._selector.select(wait)
         if len(ready) > 1 and self._first is not None:
             ready.sort(key=lambda item: item[0].fd != self._first)
+        watched = self._selector.get_map()
         for key, events in ready:
-            if self.is_watched(key.fd):  # an earlier one may have closed it
+            # An earlier one may have closed it, and its number may be another's by now.
+            if watched.get(key.fd) is key:
                 key.data(events)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:

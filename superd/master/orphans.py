@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import os
 
+from superd.master.reserve import SHORT
+
 
 def watch(pid: int) -> int | None:
-    """Open a pidfd, readable when the process ends; None: it has ended already."""
+    """Open a pidfd, readable when the process ends; None: it has ended already.
+
+    Raises OSError for want of descriptors or memory: that says nothing of the process.
+    """
     try:
         fd = os.pidfd_open(pid)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORT:
+            raise
         return None
     if _leads_session(pid):
         return fd

@@ -3,13 +3,14 @@
 A wait program that ends without reading leaves the socket readable, and starting it again
 at once is the loop that every inetd falls into. How much waits does not tell: more may have
 come meanwhile. So a datagram socket is asked when something was last read from it
-(SIOCGSTAMP, socket(7)), and a TCP listener who is in its accept queue (/proc/net/tcp: the
-connections that have no inode yet). Nothing is read to find out.
+(SIOCGSTAMP, socket(7)), and a stream listener who is in its accept queue (/proc/net/tcp,
+/proc/net/unix: the connections that have no inode yet). Nothing is read to find out.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import struct
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from typing import NamedTuple
 SIOCGSTAMP = 0x8906
 SO_MEMINFO = 55  # asm-generic/socket.h; first word: SK_MEMINFO_RMEM_ALLOC
 _CONNECTED = ("01", "08")  # ESTABLISHED, or CLOSE_WAIT: the peer has half-closed
+_CONNECTING = "02"
+"""In /proc/net/unix: connected, and not accepted yet."""
+
 SHORT = 1.0
 """Seconds: a program that ran longer has done something, or cannot be spun."""
 
@@ -66,7 +70,7 @@ def _memory(sock: socket.socket) -> int | None:
 
 def _queue(sock: socket.socket) -> frozenset[str]:
     if sock.family == socket.AF_UNIX:
-        return frozenset()
+        return _unix_queue(sock)
     port = f":{sock.getsockname()[1]:04X}"
     found: set[str] = set()
     for table in ("tcp", "tcp6"):
@@ -81,3 +85,26 @@ def _queue(sock: socket.socket) -> frozenset[str]:
             if row[1].endswith(port) and row[3] in _CONNECTED and row[9] == "0"
         )
     return frozenset(found)
+
+
+def _unix_queue(sock: socket.socket) -> frozenset[str]:
+    """Name who waits in a Unix listener's queue: they bear its address."""
+    name = os.fsdecode(sock.getsockname()).replace("\0", "@")
+    try:
+        with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
+            rows = [line.split(None, 7) for line in file]
+    except OSError:
+        return frozenset()
+    waiting = [
+        row[0]
+        for row in rows
+        if row[5:7] == [_CONNECTING, "0"] and row[7:] == [f"{name}\n"]
+    ]
+    return _tell_apart(waiting)
+
+
+def _tell_apart(words: list[str]) -> frozenset[str]:
+    """Take pointers as names; where kernel.kptr_restrict blanks them, count."""
+    if len(set(words)) < len(words):
+        return frozenset(map(str, range(len(words))))
+    return frozenset(words)

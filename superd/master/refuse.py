@@ -35,26 +35,22 @@ class Refusals:
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
 
-    def add(self, sock: socket.socket, message: bytes, now: float) -> list[int]:
-        """Send, shut down, keep; returns the descriptors that were closed for room.
-
-        The descriptor is in `entries` afterwards if it is to be watched.
-        """
+    def add(self, sock: socket.socket, message: bytes, now: float) -> bool:
+        """Send, shut down, keep; False: the peer has gone before us, and so have we."""
         flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
         try:
             if message:
                 sock.send(message, flags)
             sock.shutdown(socket.SHUT_WR)
         except OSError:
-            sock.close()  # the peer has gone before us
-            return []
-        fd = sock.fileno()
-        self.entries[fd] = Entry(sock, now + LINGER)
-        if len(self.entries) <= ROOM:
-            return []
-        oldest = next(iter(self.entries))
-        self.drop(oldest)
-        return [oldest]
+            sock.close()
+            return False
+        self.entries[sock.fileno()] = Entry(sock, now + LINGER)
+        return True
+
+    def excess(self) -> int | None:
+        """Name the oldest, to be dropped, when there are too many."""
+        return next(iter(self.entries)) if len(self.entries) > ROOM else None
 
     def discard(self, fd: int) -> bool:
         """Throw away what came; True: the peer has closed and so have we."""
@@ -81,12 +77,6 @@ class Refusals:
             if fd in self.entries:
                 self.drop(fd)
         return gone
-
-    def next_deadline(self) -> float | None:
-        """When `expire` has something to do."""
-        for entry in self.entries.values():
-            return entry.until  # the oldest comes first
-        return None
 
     def drop(self, fd: int) -> None:
         """Close one for good."""

@@ -56,6 +56,7 @@ class Reserve:
     def shed(self, sock: socket.socket) -> bool:
         """Accept and close one connection with the reserve; False if there was none."""
         if self._fd is None:
+            self.refill()  # somebody else had taken the descriptor
             return False
         os.close(self._fd)
         self._fd = None

@@ -25,7 +25,22 @@ if TYPE_CHECKING:
     from superd.master.eventlog import EventLog
     from superd.master.kernel import Kernel
 
-START_RETRY = 0.0
+AT_ONCE = 0.0
+"""A time that has passed: at the end of this turn."""
+
+SHORT_RETRY = 0.1
+"""Seconds until what failed for want of memory or descriptors is tried again."""
+
+HEARD = 16
+"""Datagrams of one launcher that are taken in one turn."""
+
+REPORTS = 1000
+"""Records of one launcher in one turn, about: no flood of them holds up the others."""
+
+LAST = 40_000
+"""More of either than a channel holds (net.core.wmem_default, 208 KiB): what a launcher
+that has ended left there. A handler that has its end may write on for ever."""
+
 LOG_RETRY = 0.25
 """Seconds until lines that a slow reader left waiting are tried again."""
 
@@ -185,7 +200,7 @@ class Shell:
         except OSError as error:
             number, text = command.conn, f"dup: {error.strerror}"
             event = ev.NotStarted(launcher.number, number, "lend", text)
-            self.loop.later(START_RETRY, lambda: self.feed(event))
+            self.loop.later(AT_ONCE, lambda: self.feed(event))
             return
         launcher.put(record, fd, close=True)
         self._dirty.add(launcher.number)
@@ -202,11 +217,14 @@ class Shell:
         sock = self.conns.pop(command.conn)
         now = time.monotonic()
         fd = sock.fileno()
-        for old in self.refusals.add(sock, command.message.encode(), now):
-            self.loop.forget(old)
-        if fd in self.refusals.entries:
-            self.loop.watch(fd, READ, lambda _events: self._discard(fd))
-            self.loop.later(self.refusals.entries[fd].until, self._expire_refusals)
+        if not self.refusals.add(sock, command.message.encode(), now):
+            return
+        self.loop.watch(fd, READ, lambda _events: self._discard(fd))
+        self.loop.later(self.refusals.entries[fd].until, self._expire_refusals)
+        oldest = self.refusals.excess()
+        if oldest is not None:
+            self.loop.forget(oldest)
+            self.refusals.drop(oldest)
 
     def _discard(self, fd: int) -> None:
         entry = self.refusals.entries[fd]
@@ -238,9 +256,7 @@ class Shell:
             )
         except OSError as error:
             status = f"spawn: {error.strerror}"
-            self.loop.later(
-                START_RETRY, lambda: self.feed(ev.LauncherGone(number, status))
-            )
+            self.loop.later(AT_ONCE, lambda: self.feed(ev.LauncherGone(number, status)))
             return
         self.launchers[number] = launcher
         self.loop.watch(
@@ -257,7 +273,14 @@ class Shell:
             self._flush(launcher)
         if not events & READ:
             return
-        for _ in range(16):
+        self._hear(launcher, HEARD, REPORTS)
+        if launcher.ended:
+            self._hung_up(launcher)
+
+    def _hear(self, launcher: LauncherProcess, datagrams: int, records: int) -> None:
+        """Take what a launcher says, so many datagrams and about so many records."""
+        heard = 0
+        for _ in range(datagrams):
             try:
                 reports = launcher.receive()
             except protocol.ProtocolError as error:
@@ -273,11 +296,12 @@ class Shell:
                 launcher.kill()
                 return
             if reports is None:
-                break
+                return
             for report in reports:
                 self._report(launcher, report)
-        if launcher.ended:
-            self._hung_up(launcher)
+            heard += len(reports)
+            if heard >= records:
+                return
 
     def _report(self, launcher: LauncherProcess, report: protocol.Report) -> None:
         number = launcher.number
@@ -285,7 +309,7 @@ class Shell:
             case protocol.Start(conn, pid, name):
                 self.feed(ev.Started(number, conn, pid, name))
             case protocol.End(conn, signal, status, cpu):
-                progressed = self._progressed(conn)
+                progressed = self._progressed(number, conn)
                 self.feed(ev.Ended(number, conn, signal, status, cpu, progressed))
             case protocol.Fail(conn, stage, text):
                 self.feed(ev.NotStarted(number, conn, stage, text))
@@ -307,10 +331,12 @@ class Shell:
         self.feed(ev.LauncherReady(launcher.number))
         self._dirty.add(launcher.number)
 
-    def _progressed(self, number: int) -> bool:
+    def _progressed(self, launcher: int, number: int) -> bool:
         conn = self.core.conns.get(number)
-        opened = self.listeners.get(conn.listener) if conn is not None else None
-        if opened is None or opened.lent is None or (conn and conn.host):
+        if conn is None or conn.launcher != launcher:
+            return True
+        opened = self.listeners.get(conn.listener)
+        if opened is None or opened.lent is None or conn.host:
             return True
         before, since = opened.lent
         opened.lent = None
@@ -318,7 +344,14 @@ class Shell:
         return progress.took_something(before, opened.sock, lasted)
 
     def _flush(self, launcher: LauncherProcess) -> None:
-        full = not launcher.flush()
+        tried = launcher.short
+        sent = launcher.flush()
+        if launcher.short and not tried:
+            # The channel may be writable all the while: watched for that, it would spin.
+            self.loop.later(
+                time.monotonic() + SHORT_RETRY, lambda: self._try_again(launcher)
+            )
+        full = not sent and not launcher.short
         fd = launcher.sock.fileno()
         if full != launcher.full and self.loop.is_watched(fd):
             launcher.full = full
@@ -328,6 +361,10 @@ class Shell:
         if choked != launcher.choked:
             launcher.choked = choked
             self.feed(ev.LauncherChoked(launcher.number, choked))
+
+    def _try_again(self, launcher: LauncherProcess) -> None:
+        launcher.short = False
+        self._dirty.add(launcher.number)
 
     def _retire_launcher(self, command: cmd.RetireLauncher) -> None:
         launcher = self.launchers.get(command.launcher)
@@ -351,9 +388,8 @@ class Shell:
         for launcher in self.launchers.values():
             if launcher.pid == pid:
                 launcher.status = status
-                self._talk(launcher, READ)
-                if not launcher.ended:
-                    self._hung_up(launcher)
+                self._hear(launcher, LAST, LAST)
+                self._hung_up(launcher)
                 return True
         return False
 
@@ -374,9 +410,16 @@ class Shell:
 
     def _watch_orphan(self, command: cmd.WatchOrphan) -> None:
         number = command.conn
-        fd = orphans.watch(command.pid)
+        try:
+            fd = orphans.watch(command.pid)
+        except OSError:
+            self.loop.later(
+                time.monotonic() + SHORT_RETRY, lambda: self._watch_orphan(command)
+            )
+            return
         if fd is None:
-            self.feed(ev.OrphanGone(number))
+            # Later: the commands that this one came with are not all done yet.
+            self.loop.later(AT_ONCE, lambda: self.feed(ev.OrphanGone(number)))
             return
         self._orphans[number] = fd
         self.loop.watch(fd, READ, lambda _events: self._orphan_gone(number))

@@ -295,6 +295,7 @@ def test_a_launcher_that_dies_is_started_again_and_its_handlers_live_on(superd):
     with daemon.connect("cat") as held:
         held.sendall(b"one")
         assert held.recv(3) == b"one"
+        daemon.wait_log("accept service=cat conn=1")
         (launcher,) = daemon.children()
         os.kill(launcher, signal.SIGKILL)
         daemon.wait_log("reap service=cat .* status=signal:9")
