@@ -41,11 +41,7 @@ class Channel:
         The end of the master shows as `open` turning False.
         """
         try:
-            # Not socket.recv_fds: it takes flags and drops them (cpython 3.11), and a
-            # descriptor without close-on-exec would end up in the next handler.
-            data, ancillary, _, _ = self._sock.recvmsg(
-                MAX_DATAGRAM, _SPACE, socket.MSG_CMSG_CLOEXEC
-            )
+            data, ancillary = self._recvmsg()
         except OSError as error:
             if error.errno in _AGAIN:
                 return None
@@ -58,6 +54,17 @@ class Channel:
         for _, _, raw in ancillary:
             fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
         return [line.split(" ") for line in data.decode("ascii").split("\n")], list(fds)
+
+    def _recvmsg(self) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+        # Not socket.recv_fds: it takes flags and drops them (cpython 3.11), and a
+        # descriptor without close-on-exec would end up in the next handler.
+        flags = socket.MSG_CMSG_CLOEXEC
+        try:
+            return self._sock.recvmsg(MAX_DATAGRAM, _SPACE, flags)[:2]
+        except ConnectionResetError:
+            # The master ended with reports unread. The kernel says so once, and ahead
+            # of the connections that the master had sent before: they are still there.
+            return self._sock.recvmsg(MAX_DATAGRAM, _SPACE, flags)[:2]
 
     def report(self, record: str) -> None:
         """Queue one record; it leaves with the next flush."""

@@ -74,22 +74,38 @@ def run_python(
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
         sys.argv = [name, *argv]
-        status = main(argv) or DONE
+        status = _call(main, name, argv)
         sys.stdout.flush()
-    except SystemExit as leave:
-        status = leave.code if isinstance(leave.code, int) else DONE
-        if isinstance(leave.code, str):
-            _say(leave.code)
-            status = 1
+        sys.stderr.flush()
     except BrokenPipeError:
         status = DONE  # the peer has gone; nobody is left to tell
     except BaseException as error:  # noqa: BLE001  the last frame of the process
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(where.filename)}:{where.lineno}"
-        _say(f"{name}: {type(error).__name__}: {error} ({place})")
         status = BUG
+        _say_bug(name, error)
     finally:
         os._exit(status & 0xFF)
+
+
+def _call(main: Callable[[list[str]], int], name: str, argv: list[str]) -> int:
+    """Run main to its end, whichever; what it printed is still to be flushed."""
+    try:
+        return main(argv) or DONE
+    except SystemExit as leave:
+        if leave.code is None or isinstance(leave.code, int):
+            return leave.code or DONE
+        _say(str(leave.code))
+        return 1
+    except BrokenPipeError:
+        return DONE
+    except BaseException as error:  # noqa: BLE001  whatever it is, it is a bug
+        _say_bug(name, error)
+        return BUG
+
+
+def _say_bug(name: str, error: BaseException) -> None:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(where.filename)}:{where.lineno}"
+    _say(f"{name}: {type(error).__name__}: {error} ({place})")
 
 
 def _say(text: str) -> None:

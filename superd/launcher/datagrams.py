@@ -74,11 +74,13 @@ class DatagramService:
                 continue
             try:
                 answer = self._answer(data, (peer[0], peer[1]), self._options)
-            except Exception:  # noqa: BLE001  a handler's bug costs its datagram
+            except (Exception, SystemExit):  # noqa: BLE001  a bug costs its datagram
                 self.faults += 1
                 continue
-            if answer is not None:
+            if isinstance(answer, bytes | bytearray):
                 self._send(answer, ancillary, peer)
+            elif answer is not None:
+                self.faults += 1
 
     def _refusal(self, host: str, port: int, now: float) -> str | None:
         reason = refuse_reason(host, port, self._ports, allow_loopback=True)
@@ -86,7 +88,7 @@ class DatagramService:
             return "rate"
         return reason
 
-    def _send(self, answer: bytes, ancillary: list[Any], peer: Any) -> None:
+    def _send(self, answer: bytes | bytearray, ancillary: list[Any], peer: Any) -> None:
         control = [
             (level, kind, self._reply_from(data))
             for level, kind, data in ancillary

@@ -8,7 +8,10 @@ handler that simply still has its fd 0.
 
 from __future__ import annotations
 
+import errno
 import os
+
+ERRNO_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 def socket_id(fd: int) -> str:
@@ -31,10 +34,29 @@ def holds_still(pid: int, sock: str) -> bool:
         return True  # a set-user-ID program: its descriptors are its own business
     except (FileNotFoundError, ProcessLookupError):
         return False  # it has just ended
+    except OSError as error:
+        if error.errno not in ERRNO_NO_DESCRIPTOR:
+            raise
+        return True  # a folder cannot be opened just now: the next look will tell
 
 
 def held_by_others(socks: set[str]) -> set[str]:
-    """Look through every process we may look into, ourselves left out."""
+    """Look through every process we may look into, ourselves left out.
+
+    Where we have no descriptor left to look with, all count as held.
+    """
+    try:
+        held = _look(socks)
+        # Once more for the rest: the first look misses a process that was forked behind
+        # it and a descriptor that moves, as those of a handler do while it starts.
+        return held | _look(socks - held) if socks - held else held
+    except OSError as error:
+        if error.errno not in ERRNO_NO_DESCRIPTOR:
+            raise
+        return socks
+
+
+def _look(socks: set[str]) -> set[str]:
     held: set[str] = set()
     me = str(os.getpid())
     for pid in os.listdir("/proc"):

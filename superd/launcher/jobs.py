@@ -80,6 +80,10 @@ class Jobs:
         self._running(job, name)
         return True
 
+    def is_running(self, conn: str) -> bool:
+        """Say whether a connection's handler was started and not reaped."""
+        return conn in self._by_conn
+
     def start_wait(self, fd: int, conn: str) -> bool:
         """Start a wait program on a listener."""
         environment = dict(self._spec.environment)
@@ -167,7 +171,7 @@ class Jobs:
         try:
             os.killpg(job.pid, SIGNALS[name])
         except ProcessLookupError:
-            # It left its group, or has not made its session yet.
+            # It has not made its session yet; later, no leader can leave its group.
             os.kill(job.pid, SIGNALS[name])
         except PermissionError:
             self._channel.note(f"conn {conn}: not ours to signal: it changed its user")

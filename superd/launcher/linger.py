@@ -13,7 +13,10 @@ import array
 import fcntl
 import socket
 import termios
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 IDLE = 2.0
 """Seconds without a byte from the peer, nothing left to send: closing is safe enough."""
@@ -40,8 +43,10 @@ class Entry(NamedTuple):
 class Linger:
     """The connections whose handlers have ended and whose peers have not."""
 
-    def __init__(self) -> None:
+    def __init__(self, forget: Callable[[int], None]) -> None:
         self.entries: dict[int, Entry] = {}
+        self._forget = forget
+        """Called with a descriptor before it is closed: stop watching it."""
 
     def add(self, sock: socket.socket, now: float) -> list[int]:
         """Begin the end of a connection; returns descriptors that are closed to make room.
@@ -96,6 +101,9 @@ class Linger:
 
     def drop(self, fd: int) -> None:
         """Close one for good."""
+        # epoll(7), Q6: a process that left its handler's group may still have the
+        # socket open, and then closing our descriptor does not end the watch.
+        self._forget(fd)
         self.entries.pop(fd).sock.close()
 
 

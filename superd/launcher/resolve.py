@@ -12,7 +12,10 @@ import os
 import re
 import signal
 import socket
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEADLINE = 2.0
 KEEP = 60.0
@@ -22,6 +25,19 @@ TOGETHER = 32
 """Look-ups that run at once; a connection past that goes without a name."""
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\.?", re.ASCII)
+
+
+def confirmed_name(host: str) -> str:
+    """Look up the name of an address and whether it leads back; "" if not."""
+    try:
+        name, _ = socket.getnameinfo((host, 0), socket.NI_NAMEREQD)
+        forward = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return ""
+    if host not in {entry[4][0] for entry in forward}:
+        return ""
+    name = name.rstrip(".")
+    return name if _NAME.fullmatch(name) else ""
 
 
 class Lookup(NamedTuple):
@@ -34,9 +50,10 @@ class Lookup(NamedTuple):
 
 
 class Resolver:
-    """Running look-ups and remembered answers."""
+    """Running look-ups and remembered answers; `look` is what runs in their processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[str], str] = confirmed_name) -> None:
+        self._look = look
         self.running: dict[int, Lookup] = {}
         self._known: dict[str, tuple[str, float]] = {}
 
@@ -51,7 +68,10 @@ class Resolver:
         """Begin a look-up; returns the descriptor to watch, None if too many run."""
         if len(self.running) >= TOGETHER:
             return None
-        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None  # no descriptors left: the connection goes without a name
         try:
             pid = os.fork()
         except OSError:
@@ -62,7 +82,7 @@ class Resolver:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                os.write(write, confirmed_name(host).encode("ascii"))
+                os.write(write, self._look(host).encode("ascii"))
             finally:
                 os._exit(0)
         os.close(write)
@@ -88,16 +108,3 @@ class Resolver:
     def late(self, now: float) -> list[int]:
         """Name the look-ups whose deadline has passed."""
         return [fd for fd, lookup in self.running.items() if lookup.until <= now]
-
-
-def confirmed_name(host: str) -> str:
-    """Look up the name of an address and whether it leads back; "" if not."""
-    try:
-        name, _ = socket.getnameinfo((host, 0), socket.NI_NAMEREQD)
-        forward = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return ""
-    if host not in {entry[4][0] for entry in forward}:
-        return ""
-    name = name.rstrip(".")
-    return name if _NAME.fullmatch(name) else ""

@@ -28,8 +28,14 @@ from superd.launcher.resolve import Resolver
 from superd.launcher.spawn import Spawner
 from superd.launcher.spec import CHANNEL_FD, SPEC_FD, Spec, read_spec
 
+TURN = 16
+"""Chunks of stderr thrown away in one turn, when the master is gone."""
+
 SWEEP = 1.0
 """Seconds between looks for handlers that closed their connection and live on."""
+
+SPARE_DEADLINES = 1024
+"""Deadlines of ended handlers that may lie about before somebody clears up."""
 
 KILL_AFTER = 5.0
 """Seconds between TERM and KILL at the end of timeouts.lifetime."""
@@ -63,13 +69,14 @@ class Launcher:
         self.module: Any = module
         self.spawner = Spawner(spec, getattr(module, "main", None))
         self.spawner.raise_own_limit()
-        self.linger = Linger()
+        self.linger = Linger(self._unwatch)
         self.jobs = Jobs(spec, self.spawner, self.stderr_fd, channel, self.linger)
         self.resolver = Resolver()
         self.asking: dict[str, list[tuple[Job, list[str]]]] = {}
         self.datagrams: dict[int, DatagramService] = {}
         self.deadlines: list[tuple[float, int, str, str]] = []
         self._count = 0
+        self._lingering: set[int] = set()
         self._retired = False
         self._swept = 0.0
         self._epoll = select.epoll()
@@ -83,7 +90,7 @@ class Launcher:
 
     def run(self) -> None:
         """Serve until the master is gone and the last handler has ended."""
-        while self._is_wanted() or self._is_busy():
+        while self._is_wanted() or self._is_busy() or self._full:
             now = time.monotonic()
             for fd, _ in self._epoll.poll(self._timeout(now)):
                 self._handle(fd, time.monotonic())
@@ -110,7 +117,7 @@ class Launcher:
             self._reap(now)
         elif fd in self.linger.entries:
             if not self.linger.read(fd, now):
-                return  # closed: epoll has forgotten it by itself
+                return
         elif fd in self.datagrams:
             self.datagrams[fd].read(now)
         elif fd in self.resolver.running:
@@ -123,18 +130,27 @@ class Launcher:
             records, fds = got
             queue = iter(fds)
             for words in records:
-                if words[0] == "conn":
-                    self._connection(next(queue), words[1:], now)
-                elif words[0] == "wait":
-                    self._wait(next(queue), words[1], now)
-                elif words[0] == "serve":
-                    self._serve(next(queue), words[1:], now)
-                elif words[0] == "kill":
+                if words[0] == "kill":
                     self.jobs.kill(words[1], words[2])
                 elif words[0] == "retire":
                     self._retired = True
+                else:
+                    self._job(words, next(queue, None), now)
         if not self.channel.open:
             self._watch_channel()
+            if self.pipe is not None:
+                self._epoll.register(self.pipe, READ)
+
+    def _job(self, words: list[str], fd: int | None, now: float) -> None:
+        if fd is None:
+            # recvmsg has dropped what went over our limit of open files (cmsg(3)).
+            self.channel.report(f"fail {words[1]} descriptor no descriptor is left")
+        elif words[0] == "conn":
+            self._connection(fd, words[1:], now)
+        elif words[0] == "wait":
+            self._wait(fd, words[1], now)
+        elif words[0] == "serve":
+            self._serve(fd, words[1:], now)
 
     def _connection(self, fd: int, words: list[str], now: float) -> None:
         conn, number, host, port = words
@@ -182,14 +198,15 @@ class Launcher:
         conn, ports = words
         answer = getattr(self.module, "datagram", None)
         sock = socket.socket(fileno=fd)
-        if answer is None:
+        if answer is None or sock.family == socket.AF_UNIX:
             sock.close()
-            self.channel.report(f"fail {conn} handler it answers no datagrams")
+            why = "no UDP socket" if answer else "the handler answers no datagrams"
+            self.channel.report(f"fail {conn} handler {why}")
             return
         own = frozenset(int(port) for port in ports.split(",") if port)
         try:
             options = _options(self.module, self.spec)
-        except Exception as error:  # noqa: BLE001  whatever a handler's flags raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever its flags raise
             sock.close()
             text = f"options: {error}".encode("ascii", "backslashreplace").decode()
             self.channel.report(f"fail {conn} handler {clean(text)}")
@@ -202,6 +219,11 @@ class Launcher:
 
     def _deadline(self, when: float, what: str, conn: str) -> None:
         self._count += 1
+        if len(self.deadlines) > 2 * len(self.jobs.running) + SPARE_DEADLINES:
+            # Handlers end long before their lifetime does: theirs are dead weight.
+            running = self.jobs.is_running
+            self.deadlines = [one for one in self.deadlines if running(one[3])]
+            heapq.heapify(self.deadlines)
         heapq.heappush(self.deadlines, (when, self._count, what, conn))
 
     def _timeout(self, now: float) -> float:
@@ -245,6 +267,12 @@ class Launcher:
         self.linger.add(sock, now)
         if fd in self.linger.entries:
             self._epoll.register(fd, READ)
+            self._lingering.add(fd)
+
+    def _unwatch(self, fd: int) -> None:
+        if fd in self._lingering:
+            self._lingering.remove(fd)
+            self._epoll.unregister(fd)
 
     def _return(self, service: DatagramService) -> None:
         fd = service.sock.fileno()
@@ -291,8 +319,8 @@ class Launcher:
         if self.pipe is None:
             return
         try:
-            while os.read(self.pipe, 1 << 16):
-                pass
+            for _ in range(TURN):
+                os.read(self.pipe, 1 << 16)
         except BlockingIOError:
             return
 
@@ -314,7 +342,7 @@ class Launcher:
         os.environ.update(spec.environment)
         try:
             module = importlib.import_module(spec.module)
-        except Exception as error:  # whatever a module does when it is imported
+        except BaseException as error:  # whatever a module does, sys.exit() as well
             raise BecomeError(
                 "import", f"{spec.module}: {type(error).__name__}: {error}"
             ) from error

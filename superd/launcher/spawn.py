@@ -12,7 +12,8 @@ import errno
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from superd.launcher.child import run_program, run_python
 from superd.launcher.spec import PER_PROCESS
@@ -28,8 +29,9 @@ ALL_SIGNALS = sorted(
 """Every signal whose disposition can be set; 32 and 33 are the C library's own. (glibc's
 posix_spawn leaves those two ignored; its sigaction lets no program set them.)"""
 
-BUSY_TRIES = 3
-"""Tries of a program that is being written (ETXTBSY): the writer is about to close."""
+BUSY_WAITS = (0.001, 0.01, 0.05, None)
+"""Seconds after each try of a program that is being written (ETXTBSY): whoever writes it
+is about to close. None: that was the last try."""
 
 
 class SpawnError(Exception):
@@ -51,7 +53,8 @@ class Spawner:
             for name, (soft, hard) in spec.rlimits.items()
             if name in PER_PROCESS and hard is not None
         ]
-        self._low_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._low_fd = os.dup(self._null)
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._soft_nofile = self._nofile
         if "nofile" in spec.rlimits:
@@ -74,45 +77,57 @@ class Spawner:
             assert self._main is not None
             return self._fork(lambda: self._python(fd, stderr_fd, environment))
         if self._own_limits:
-            return self._fork_exec(fd, stderr_fd, environment, listen=False)
-        return self._posix_spawn(fd, stderr_fd, environment)
+            return self._retry(self._fork_exec, fd, stderr_fd, environment)
+        if fd < self._soft_nofile[0]:
+            return self._retry(self._posix_spawn, fd, stderr_fd, environment)
+        # The C library refuses actions on numbers above the soft limit.
+        low = os.dup2(fd, self._low_fd, inheritable=False)
+        if stderr_fd == fd:
+            stderr_fd = low
+        try:
+            return self._retry(self._posix_spawn, low, stderr_fd, environment)
+        finally:
+            os.dup2(self._null, low, inheritable=False)  # let the socket go
 
     def wait(self, fd: int, stderr_fd: int, environment: dict[str, str]) -> int:
         """Start a wait program on a listener: fd 0, 1 and (systemd's way) 3."""
-        return self._fork_exec(fd, stderr_fd, environment, listen=True)
+        return self._retry(self._fork_exec, fd, stderr_fd, environment, listen=True)
 
-    def _posix_spawn(self, fd: int, stderr_fd: int, environment: dict[str, str]) -> int:
+    def _retry(self, start: Callable[..., int], *how: Any, **more: Any) -> int:
+        """Try again while the program is being written; SpawnError for all else."""
         argv = self._spec.exec
         assert argv is not None
-        if fd >= self._soft_nofile[0]:
-            # The C library refuses actions on numbers above the soft limit.
-            os.dup2(fd, self._low_fd, inheritable=False)
-            fd = self._low_fd
-        actions = [
-            (os.POSIX_SPAWN_DUP2, fd, 0),
-            (os.POSIX_SPAWN_DUP2, fd, 1),
-            (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
-        ]
-        for left in reversed(range(BUSY_TRIES)):
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._soft_nofile)
+        for wait in BUSY_WAITS:
             try:
-                return os.posix_spawn(
-                    argv[0],
-                    argv,
-                    environment,
-                    file_actions=actions,
-                    setsid=True,
-                    setsigmask=[],
-                    setsigdef=ALL_SIGNALS,
-                )
+                return start(argv, *how, **more)
             except OSError as error:
-                if error.errno != errno.ETXTBSY or not left:
-                    raise self._exec_error(error.errno or 0) from error
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, self._nofile)
-                if fd == self._low_fd:
-                    os.dup2(stderr_fd, fd, inheritable=False)  # let the socket go
+                number = error.errno or 0
+                if number != errno.ETXTBSY or wait is None:
+                    text = f"{argv[0]}: {_explain(argv[0], number)}"
+                    raise SpawnError("exec", text) from error
+                time.sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+    def _posix_spawn(
+        self, argv: list[str], fd: int, stderr_fd: int, environment: dict[str, str]
+    ) -> int:
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._soft_nofile)
+        try:
+            return os.posix_spawn(
+                argv[0],
+                argv,
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, fd, 0),
+                    (os.POSIX_SPAWN_DUP2, fd, 1),
+                    (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
+                ],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=ALL_SIGNALS,
+            )
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._nofile)
 
     def _python(self, fd: int, stderr_fd: int, environment: dict[str, str]) -> None:
         assert self._main is not None
@@ -142,10 +157,14 @@ class Spawner:
             os._exit(101)
 
     def _fork_exec(
-        self, fd: int, stderr_fd: int, environment: dict[str, str], *, listen: bool
+        self,
+        argv: list[str],
+        fd: int,
+        stderr_fd: int,
+        environment: dict[str, str],
+        *,
+        listen: bool = False,
     ) -> int:
-        argv = self._spec.exec
-        assert argv is not None
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             pid = self._fork(
@@ -169,12 +188,7 @@ class Spawner:
         if not word:
             return pid
         os.waitpid(pid, 0)
-        raise self._exec_error(int(word))
-
-    def _exec_error(self, number: int) -> SpawnError:
-        argv = self._spec.exec
-        assert argv is not None
-        return SpawnError("exec", f"{argv[0]}: {_explain(argv[0], number)}")
+        raise OSError(int(word), os.strerror(int(word)))
 
 
 def _explain(path: str, number: int) -> str:

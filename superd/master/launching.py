@@ -149,14 +149,11 @@ class LauncherProcess:
         # kernel discards them, and none of a stranger's files is ever ours to close.
         space = 0 if self.ready else _SPACE
         try:
-            # Not socket.recv_fds: it takes flags and drops them (cpython 3.11).
-            data, ancillary, _, _ = self.sock.recvmsg(
-                MAX_DATAGRAM, space, socket.MSG_CMSG_CLOEXEC
-            )
+            data, ancillary = self._recvmsg(space)
         except BlockingIOError:
             return None
         except OSError:
-            data, ancillary = b"", []  # reset: what the end looks like with unread data
+            data, ancillary = b"", []
         received = array.array("i")
         for _, _, raw in ancillary:
             received.frombytes(raw[: len(raw) - len(raw) % received.itemsize])
@@ -172,6 +169,16 @@ class LauncherProcess:
         finally:
             _close_all(fds)
         return reports
+
+    def _recvmsg(self, space: int) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+        # Not socket.recv_fds: it takes flags and drops them (cpython 3.11).
+        flags = socket.MSG_CMSG_CLOEXEC
+        try:
+            return self.sock.recvmsg(MAX_DATAGRAM, space, flags)[:2]
+        except ConnectionResetError:
+            # It ended with something of ours unread. The kernel says so once, and ahead
+            # of the last reports that it had sent before: they are still there.
+            return self.sock.recvmsg(MAX_DATAGRAM, space, flags)[:2]
 
     def kill(self) -> None:
         """End the process; it is our child and not reaped, so the pid is its own."""

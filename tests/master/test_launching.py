@@ -232,6 +232,17 @@ def test_the_end_is_told_however_it_looks(pair, how):
     assert pair.ours.ended
 
 
+def test_the_last_reports_of_one_that_ended_with_our_word_unread_are_heard(pair):
+    pair.ours.put("retire")
+    pair.ours.ready = True
+    pair.ours.flush()  # unread: the close is a reset, and told ahead of the reports
+    pair.theirs.say("end 1 0 0 1000000")
+    pair.theirs.sock.close()
+    assert pair.ours.receive() == [End(1, 0, 0, 1.0)]
+    assert pair.ours.receive() is None
+    assert pair.ours.ended
+
+
 class TestItsPipe:
     def test_the_pipe_that_comes_with_ready_is_taken_and_never_blocks(self, pair):
         read, write = os.pipe()
