@@ -220,7 +220,10 @@ def test_a_handler_without_a_datagram_function_is_a_failed_start(launcher):
     with udp() as sock:
         before = it.fds()
         give(it, sock)
-        assert it.wait("^fail 1 handler ") == "fail 1 handler it answers no datagrams"
+        assert (
+            it.wait("^fail 1 handler ")
+            == "fail 1 handler the handler answers no datagrams"
+        )
         assert it.fds() == before
 
 
