@@ -22,6 +22,7 @@ from superd.config.files import COMMAND_LINE, Gathered, gather_data, gather_file
 from superd.config.identity import NOBODY, Situation
 from superd.config.model import Configuration, Log
 from superd.config.plan import make_plan
+from superd.config.presence import log_trouble
 from superd.config.problems import Problems
 from superd.config.services import Settled, Settling
 from superd.config.validate import validate
@@ -75,13 +76,16 @@ def _compile(gathered: Gathered, situation: Situation, problems: Problems) -> Co
     }
     configuration, _ = validate(Configuration, top, (), main, problems)
     compiled.log = configuration.log
+    if os.path.isabs(compiled.log.to) and (text := log_trouble(compiled.log.to)):
+        key = ("log", "to")
+        problems.error(main.value_place(key), key, text)
     compiled.services = Settling(gathered, situation, problems).settle()
     if not gathered.services and gathered.complete and not problems.errors:
         if main.data.get("services") == {}:
             problems.warn(main.key_place(("services",)), "services", "there are none")
         else:
             problems.error(
-                main.source.place(),
+                main.value_place(()),
                 "services",
                 "there are none; for example {echo: {listen: 7007, handler: echo}}",
             )

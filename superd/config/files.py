@@ -83,10 +83,10 @@ def gather_data(data: Any, folder: str, problems: Problems) -> Gathered:
     """A configuration that is not in a file: the command line's."""
     problems.files.append(COMMAND_LINE)
     source = Source(COMMAND_LINE, os.path.join(folder, COMMAND_LINE), "")
-    document = Document(source)
+    document = Document(source, values={(): Place(COMMAND_LINE)})
     gathered = Gathered(main=document)
     if not isinstance(data, dict):
-        problems.error(source.place(), (), "expected a JSON object of keys")
+        problems.error(document.value_place(()), (), "expected a JSON object of keys")
         gathered.main = None
         return gathered
     _note_texts(data, (), document)

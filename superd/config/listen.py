@@ -7,6 +7,7 @@ socket of each family, each with its own peers.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import re
@@ -26,8 +27,25 @@ FD_NAME = re.compile(r"[A-Za-z0-9._+-]{1,255}")
 BRACKETS = re.compile(r"\[([^\]]*)\](?::(.*))?")
 EXAMPLES = "for example 7007, localhost:7007, 127.0.0.1:7007/udp"
 
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)(/.*)?")
+SEVERAL = re.compile(r"[0-9]+([-,;\s]+[0-9]+)+")
+SERVICES = "/etc/services"
+MOST_SERVICES = 1 << 20
+"""Bytes of /etc/services that are looked at for a similar name."""
+
 Family = Literal["inet", "inet6", "unix", "fd"]
 Type = Literal["stream", "dgram"]
+
+
+class UnknownPortError(ConfigError):
+    """A word for a port that /etc/services does not have."""
+
+    def __init__(self, word: str, protocol: str) -> None:
+        super().__init__(
+            f"{show(word)} is neither a port nor a name in {SERVICES}; {EXAMPLES}"
+        )
+        self.word = word
+        self.protocol = protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +118,14 @@ def _inherited(text: str) -> Listener:
 
 
 def _internet(text: str) -> list[Listener]:
+    if found := SCHEME.fullmatch(text):
+        raise ConfigError(_without_scheme(found[1].lower(), found[2]))
+    if any(char in text for char in ",;") and not SEVERAL.fullmatch(text):
+        words = ", ".join(word for word in re.split(r"[,;\s]+", text) if word)
+        raise ConfigError(
+            "one address each; write a list for several"
+            + (f": [{printable(words)}]" if words and "[" not in words else "")
+        )
     rest, kind = _split_protocol(text)
     host, port_text = _split_host(rest, text)
     port = _port(port_text, kind)
@@ -116,6 +142,21 @@ def _internet(text: str) -> list[Listener]:
     address = _address(host)
     family: Family = "inet" if address.version == 4 else "inet6"  # noqa: PLR2004
     return [Listener(family, kind, str(address), port)]
+
+
+def _without_scheme(scheme: str, rest: str) -> str:
+    protocol = "udp" if scheme == "udp" else "tcp"
+    host, port = rest, ""
+    if found := re.fullmatch(r"(\[[^\]]*\]|[^:]*):([^:]*)", rest):
+        host, port = found[1], found[2]
+    if not PORT.fullmatch(port) and _service_port(port, protocol) is None:
+        known = _service_port(scheme, protocol)
+        port = str(known) if known else "7007"
+    suffix = "/udp" if protocol == "udp" else ""
+    address = f"{printable(host)}:{port}{suffix}"
+    if address.startswith("["):
+        address = f'"{address}"'
+    return f"an address has no scheme; write {address}"
 
 
 def _split_protocol(text: str) -> tuple[str, Type]:
@@ -155,10 +196,12 @@ def _split_host(rest: str, text: str) -> tuple[str, str]:
         )
     if ":" in host:
         if _is_address(rest):
-            raise ConfigError(
-                f'brackets and a port are missing; write "[{printable(rest)}]:7007"'
-                + (f' or "[{host}]:{port}"' if _is_address(host) else "")
-            )
+            whole = f'"[{printable(rest)}]:7007"'
+            if _is_address(host) and PORT.fullmatch(port):
+                raise ConfigError(
+                    f'brackets are missing; write "[{host}]:{port}" or {whole}'
+                )
+            raise ConfigError(f"brackets and a port are missing; write {whole}")
         raise ConfigError(
             f"too many colons in {show(text)}; an IPv6 address stands in brackets: "
             f'"[{printable(host)}]:{printable(port)}"'
@@ -175,6 +218,8 @@ def _port(text: str, kind: Type) -> int:
         raise ConfigError(
             f"a port is from 0 to {HIGHEST_PORT}, got {show(text)}; {EXAMPLES}"
         )
+    if SEVERAL.fullmatch(text):
+        raise ConfigError("one port each; write a list for several")
     protocol, other = ("tcp", "udp") if kind == "stream" else ("udp", "tcp")
     if (port := _service_port(text, protocol)) is not None:
         return port
@@ -185,9 +230,23 @@ def _port(text: str, kind: Type) -> int:
         )
     if "." in text:
         raise ConfigError(f"{show(text)} is no port; {EXAMPLES}")
-    raise ConfigError(
-        f"{show(text)} is neither a port nor a name in /etc/services; {EXAMPLES}"
-    )
+    raise UnknownPortError(text, protocol)
+
+
+@functools.cache
+def service_names(protocol: str) -> frozenset[str]:
+    """The names that /etc/services has for ports of a protocol."""
+    try:
+        with open(SERVICES, encoding="utf-8", errors="replace") as file:
+            lines = file.read(MOST_SERVICES).splitlines()
+    except OSError:
+        return frozenset()
+    found: set[str] = set()
+    for line in lines:
+        name, *rest = line.partition("#")[0].split() or [""]
+        if rest and rest[0].endswith(f"/{protocol}"):
+            found.update((name, *rest[1:]))
+    return frozenset(found)
 
 
 def _service_port(name: str, protocol: str) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from superd.config.presence import is_absent
 from superd.config.problems import ConfigError, Path, Problems, show
 from superd.config.programs import absolute
 
@@ -58,6 +59,10 @@ def option_flags(
             argv += _flags(name, settled[name])
         except ConfigError as error:
             problems.error(document.value_place(here), here, str(error))
+            continue
+        if entry and entry["type"] == "path" and is_absent(settled[name]):
+            text = f"{settled[name]} is not there; check the path"
+            problems.warn(document.value_place(here), here, text)
     return argv, settled
 
 

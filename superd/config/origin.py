@@ -24,6 +24,10 @@ class Origin:
         """Whether the service itself sets a key."""
         return _holds(self.entry.data, key)
 
+    def misspells(self, key: str) -> bool:
+        """Whether an unknown key of the service was taken for this one."""
+        return (*self.entry.path, key) in self.problems.meant
+
     def where(self, *key: str | int) -> tuple[Document, Path]:
         """The file and the path that a value was written at."""
         names = [part for part in key if isinstance(part, str)]

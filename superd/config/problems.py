@@ -31,7 +31,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written; line 0 stands for the whole file."""
+    """Where something was written; line 0 where it is in no file."""
 
     file: str
     line: int = 0
@@ -53,8 +53,10 @@ class Problem:
 
     def line(self, kind: str = "") -> str:
         """The whole line; kind is "warning" where it is one."""
-        return ": ".join(
-            part for part in (str(self.place), kind, self.key, self.text) if part
+        return visible(
+            ": ".join(
+                part for part in (str(self.place), kind, self.key, self.text) if part
+            )
         )
 
 
@@ -66,6 +68,8 @@ class Problems:
     warnings: list[Problem] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     noted: set[Problem] = field(default_factory=set)
+    meant: set[Path] = field(default_factory=set)
+    """Keys that were probably meant where an unknown one stands."""
     guesses: int = 0
 
     def error(self, place: Place, key: Path | str, text: str) -> None:
@@ -78,10 +82,16 @@ class Problems:
 
     def guess(self, word: str, known: Iterable[str]) -> str:
         """`; did you mean "x"?` where a known word looks like this one, or nothing."""
+        near = self.nearest(word, known)
+        return f'; did you mean "{near}"?' if near else ""
+
+    def nearest(self, word: str, known: Iterable[str], least: float = 0.6) -> str:
+        """The known word that looks most like this one, or nothing."""
         self.guesses += 1
         if self.guesses > MOST_GUESSES or len(word) > LONGEST_SHOWN:
             return ""
-        return did_you_mean(word, known)
+        near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=least)
+        return near[0] if near else ""
 
     def error_lines(self) -> list[str]:
         """The errors, by file and line."""
@@ -113,12 +123,6 @@ class Problems:
         return lines
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"?` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else ""
-
-
 def key_text(key: Path | str) -> str:
     """A path as the operator reads it: services.echo.exec."""
     if isinstance(key, str):
@@ -128,11 +132,18 @@ def key_text(key: Path | str) -> str:
 
 def printable(text: str) -> str:
     """Text without control characters and of bearable length."""
-    shown = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text[: LONGEST_SHOWN + 1]
-    )
+    shown = visible(text[: LONGEST_SHOWN + 1])
     return shown if len(text) <= LONGEST_SHOWN else shown[:LONGEST_SHOWN] + "..."
+
+
+def visible(text: str) -> str:
+    """Text with an escape for every character that does not show."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def show(value: object) -> str:

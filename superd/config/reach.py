@@ -29,7 +29,7 @@ class Want:
 
     place: Place
     key: Path
-    purpose: Literal["run", "enter", "import"]
+    purpose: Literal["become", "run", "enter", "import"]
     path: str
     identity: Identity | None
 
@@ -73,7 +73,7 @@ def _ask_as(identity: Identity, wants: Sequence[Want]) -> list[str]:
     try:
         return [str(answer) for answer in json.loads(data)]
     except ValueError:
-        return [f"could not be looked at as {identity.user}" for _ in wants]
+        return _once(f"could not be looked at as {identity.user}", wants)
 
 
 def _become_and_ask(identity: Identity, wants: Sequence[Want]) -> list[str]:
@@ -83,14 +83,23 @@ def _become_and_ask(identity: Identity, wants: Sequence[Want]) -> list[str]:
         os.setresuid(identity.uid, identity.uid, identity.uid)
     except OSError as error:
         text = f"superd cannot become {identity.user}: {_reason(error)}"
-        return [text for _ in wants]
+        if error.errno == errno.EPERM:
+            text += "; give it CAP_SETUID and CAP_SETGID, or name its own user"
+        return _once(text, wants)
     return [_trouble(want) for want in wants]
+
+
+def _once(text: str, wants: Sequence[Want]) -> list[str]:
+    """What is true for all of them, told of the first."""
+    return [text] + [""] * (len(wants) - 1)
 
 
 def _trouble(want: Want) -> str:
     """Why this process cannot reach it, or nothing."""
     who = want.identity.user if want.identity else "superd's user"
     path = want.path
+    if want.purpose == "become":
+        return ""
     try:
         status = os.stat(path)
     except PermissionError:

@@ -43,7 +43,7 @@ def settle_program(
     if service.handler is not None:
         return _settle_handler(service, sockets, handlers, origin)
     # A key that is there and did not fit was complained about at its own place.
-    if not origin.has("exec") and not origin.has("handler"):
+    if not any(origin.has(key) or origin.misspells(key) for key in ("exec", "handler")):
         origin.error(
             (), "nothing to run; give exec: [/a/program] or handler: a Python handler"
         )
@@ -66,7 +66,8 @@ def _settle_exec(
             "and it reads the socket itself",
         )
     try:
-        path = program_path(words[0], origin.entry.document.source.folder)
+        folder = origin.entry.document.source.folder
+        path = program_path(words[0], folder)
     except ConfigError as error:
         origin.error(("exec", 0), str(error))
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,12 @@ from superd.config.sockets import Bound, refuse_meeting, settle_listeners
 from superd.config.validate import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from superd.config.files import Entry, Gathered
+
+SPARE = 64
+"""Descriptors that superd and its launchers need besides those of connections."""
 
 CONNECTION_VARIABLES = frozenset(
     (
@@ -78,10 +84,12 @@ class Settling:
         _, defaults = validate(
             Common, written or {}, ("defaults",), main, self.problems
         )
-        found = [
-            self._settle(entry, Origin(entry, main, defaults, self.problems))
+        origins = [
+            Origin(entry, main, defaults, self.problems)
             for entry in self.gathered.services.values()
         ]
+        found = [self._settle(origin.entry, origin) for origin in origins]
+        self._warn_of_too_many(found, origins)
         refuse_meeting((one for each in found for one in each.sockets), self.problems)
         for want, text in unreachable(self.wants):
             self.problems.error(want.place, want.key, text)
@@ -101,7 +109,7 @@ class Settling:
         settled = Settled(entry, service)
         if not service.enabled or not isinstance(entry.data, dict):
             return settled
-        if not origin.has("listen"):
+        if not origin.has("listen") and not origin.misspells("listen"):
             origin.error((), "no listen; for example listen: localhost:7007")
         settled.sockets = settle_listeners(service.listen, origin)
         settled.program = settle_program(
@@ -128,18 +136,14 @@ class Settling:
         except ConfigError as error:
             origin.error(("user",), str(error))
             return False
-        key = "group"
-        try:
-            if service.group is not None:
-                gid = self.lookup.gid(service.group)
-            elif name is not None:
-                gid = self.lookup.primary_gid(name)
-            else:
-                gid = os.getegid()
-            key = "groups"
-            further = [self.lookup.gid(group) for group in service.groups]
-        except ConfigError as error:
-            origin.error((key,), str(error))
+        gid = self._settle_group(service, name, origin)
+        further: list[int] = []
+        for number, group in enumerate(service.groups):
+            try:
+                further.append(self.lookup.gid(group))
+            except ConfigError as error:
+                origin.error(("groups", number), str(error))
+        if gid is None or len(further) < len(service.groups):
             return False
         if not situation.root:
             return self._stay_who_we_are(uid, gid, further, service, origin)
@@ -148,6 +152,17 @@ class Settling:
         if uid == 0:
             origin.warn(("user",), "runs as root, and so does whoever breaks into it")
         return True
+
+    def _settle_group(
+        self, service: Service, user: str | None, origin: Origin
+    ) -> int | None:
+        try:
+            if service.group is not None:
+                return self.lookup.gid(service.group)
+            return os.getegid() if user is None else self.lookup.primary_gid(user)
+        except ConfigError as error:
+            origin.error(("group",), str(error))
+        return None
 
     def _stay_who_we_are(
         self,
@@ -204,6 +219,28 @@ class Settling:
                         (name,), "superd sees no peer in mode wait; leave it out"
                     )
 
+    def _warn_of_too_many(
+        self, found: Sequence[Settled], origins: Sequence[Origin]
+    ) -> None:
+        """Warn, once, of a service that may have more connections than descriptors."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for settled, origin in zip(found, origins, strict=True):
+            service, limits = settled.service, settled.service.limits
+            if not service.enabled or service.mode == "wait":
+                continue
+            # A launcher raises its own limit; those that wait for a source's slot do
+            # so in the master, which does not.
+            waits = limits.per_source is not None and limits.when_full == "queue"
+            most = soft if waits else hard
+            if most != resource.RLIM_INFINITY and limits.connections > most - SPARE:
+                origin.warn(
+                    ("limits", "connections"),
+                    f"{limits.connections} is more than superd may have open: "
+                    f"RLIMIT_NOFILE is {most}, and {SPARE} are its own; raise "
+                    "LimitNOFILE= or ulimit -n",
+                )
+                return
+
     def _want(self, settled: Settled, origin: Origin) -> None:
         identity = settled.identity
 
@@ -212,6 +249,7 @@ class Settling:
             place = document.value_place(where)
             self.wants.append(Want(place, where, purpose, path, identity))
 
+        want("become", "", "user")
         want("enter", settled.directory, "directory")
         if settled.program is None:
             return

@@ -5,14 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from superd.config.listen import Listener, parse_listen
-from superd.config.problems import ConfigError, Place, Problems
+from superd.config.listen import (
+    Listener,
+    UnknownPortError,
+    parse_listen,
+    service_names,
+)
+from superd.config.presence import folder_trouble
+from superd.config.problems import ConfigError, Place, Problems, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from superd.config.model import ListenAddress
     from superd.config.origin import Origin
+
+
+ALIKE = 0.75
+"""Of hundreds of names in /etc/services, one is always a little alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +55,18 @@ def settle_listeners(items: Sequence[ListenAddress], origin: Origin) -> list[Bou
                 origin.entry.document.source.folder,
                 optional=item.optional,
             )
+        except UnknownPortError as error:
+            names = service_names(error.protocol)
+            near = origin.problems.nearest(error.word, names, ALIKE)
+            told = f'{show(error.word)} is no port; did you mean "{near}"?'
+            origin.error(key, told if near else str(error))
+            continue
         except ConfigError as error:
             origin.error(key, str(error))
             continue
+        for path in (one.path for one in listeners if one.path):
+            if text := folder_trouble(path):
+                origin.warn(key, text)
         found.extend(
             Bound(origin.entry.name, listener, item.address, origin.place(*key))
             for listener in listeners

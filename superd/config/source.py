@@ -27,9 +27,9 @@ UNWANTED = re.compile(
 
 
 class UnreadableError(ConfigError):
-    """A file that gives no text; `line` and `column` say where, or are 0."""
+    """A file that gives no text; `line` and `column` say where, else its beginning."""
 
-    def __init__(self, text: str, line: int = 0, column: int = 0) -> None:
+    def __init__(self, text: str, line: int = 1, column: int = 1) -> None:
         super().__init__(text)
         self.line = line
         self.column = column
@@ -49,8 +49,8 @@ class Source:
         """What relative paths in this file are relative to."""
         return os.path.dirname(self.path)
 
-    def place(self, line: int = 0, column: int = 0) -> Place:
-        """A place in this file."""
+    def place(self, line: int = 1, column: int = 1) -> Place:
+        """A place in this file; its beginning stands for the whole of it."""
         return Place(self.name, line, column)
 
 
@@ -80,7 +80,7 @@ def read_source(name: str) -> Source:
 def decode(data: bytes) -> str:
     """Bytes as text: UTF-8, with or without a byte order mark; raises UnreadableError."""
     if data.startswith(UTF16_MARKS) or data[1:4:2] == b"\0\0" or data[:1] == b"\0":
-        raise UnreadableError("is UTF-16 or UTF-32; save it as UTF-8", 1, 1)
+        raise UnreadableError("is UTF-16 or UTF-32; save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         text = data.decode("utf-8")

@@ -144,8 +144,9 @@ def _remedy(path: Path, problems: Problems) -> str:
     for home, words in HOMES.items():
         if name in known_names(home):
             return f'; "{name}" is a key of {words}'
-    if guess := problems.guess(name, known):
-        return guess
+    if near := problems.nearest(name, known):
+        problems.meant.add((*around, near))
+        return f'; did you mean "{near}"?'
     return f"; known here: {', '.join(known)}" if known else ""
 
 

@@ -81,7 +81,7 @@ def test_missing_file_is_one_line(folder):
 
     assert done.returncode == os.EX_CONFIG
     assert done.stderr == (
-        "none.yaml: cannot be opened: No such file or directory (ENOENT)\n"
+        "none.yaml:1:1: cannot be opened: No such file or directory (ENOENT)\n"
     )
 
 
@@ -89,7 +89,7 @@ def test_file_name_that_is_no_text_is_told(folder):
     done = child("--check", b"\xff.yaml", cwd=folder)
 
     assert done.returncode == os.EX_CONFIG
-    assert done.stderr.startswith("\\udcff.yaml: cannot be opened")
+    assert done.stderr.startswith("\\udcff.yaml:1:1: cannot be opened")
 
 
 def test_adhoc_configuration_comes_from_the_command_line(folder):

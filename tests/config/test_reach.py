@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 
@@ -103,6 +104,25 @@ def test_asking_leaves_us_who_we_are_and_no_child(folder):
     assert len(os.listdir("/proc/self/task")) == 1
 
 
+def test_superd_that_cannot_become_a_user_says_so_once_at_user(compiled, monkeypatch):
+    def refuse(_groups):
+        raise PermissionError(errno.EPERM, "")
+
+    monkeypatch.setattr(os, "setgroups", refuse)
+    result = compiled(
+        "services:\n"
+        "  x: {listen: 7007, handler: echo, user: nobody}\n"
+        "  y: {listen: 7008, exec: [/bin/cat], user: nobody}\n"
+        "  z: {listen: 7009, exec: [/bin/cat], user: root}\n",
+        root=True,
+    )
+
+    assert result.problems.error_lines() == [
+        "x.yaml:2:42: services.x.user: superd cannot become nobody: Operation not "
+        "permitted (EPERM); give it CAP_SETUID and CAP_SETGID, or name its own user"
+    ]
+
+
 def test_private_program_of_a_service_is_told_at_its_place(compiled, folder):
     path = program(folder / "x", 0o700)
     result = compiled(
@@ -120,5 +140,5 @@ def test_file_that_others_may_write_is_a_warning_for_root(compiled, folder, tmp_
 
     warnings = compiled(text, root=True).problems.warning_lines()
     told = "others than its owner may write to it, and so run programs as any user"
-    assert warnings == [f"x.yaml: {told}; chmod go-w x.yaml"]
+    assert warnings == [f"x.yaml:1:1: {told}; chmod go-w x.yaml"]
     assert compiled(text, root=False).problems.warning_lines() == []

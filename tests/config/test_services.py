@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import resource
 
 import pytest
+
+from superd.config import listen
+from superd.config.problems import MOST_GUESSES
 
 CAT = ("listen: localhost:7007", "exec: [/bin/cat]")
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -139,6 +143,62 @@ def test_banner_in_mode_wait_is_a_warning(compiled):
     problems = compiled(text + "    banner: hello\n").problems
 
     assert "no peer in mode wait" in problems.warning_lines()[0]
+
+
+FEW = (100, 200)
+
+
+@pytest.mark.parametrize(
+    ("limits", "number"),
+    [
+        ("{connections: 136}", 0),
+        ("{connections: 137}", 200),
+        ("{connections: 37, per_source: 2}", 100),
+        ("{connections: 37, per_source: 2, when_full: refuse}", 0),
+    ],
+)
+def test_more_connections_than_descriptors_is_one_warning(
+    compiled, monkeypatch, limits, number
+):
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: FEW)
+    problems = compiled(
+        "services:\n"
+        "  x: {listen: 7006, exec: [/bin/cat], limits: {connections: 5}}\n"
+        f"  y: {{listen: 7007, exec: [/bin/cat], limits: {limits}}}\n"
+        f"  z: {{listen: 7008, exec: [/bin/cat], limits: {limits}}}\n"
+    ).problems
+
+    lines = problems.warning_lines()
+    assert problems.error_lines() == []
+    assert len(lines) == (number > 0)
+    for line in lines:
+        assert line.startswith("x.yaml:3:61: services.y.limits.connections: ")
+        assert f"RLIMIT_NOFILE is {number}, and 64 are its own" in line
+
+
+def test_folder_with_control_characters_is_told_in_one_printable_line(errors):
+    assert "/\\n\\x1f is not there" in one(errors, 'directory: "/\\n\\x1f"')
+
+
+def test_near_misses_of_a_hostile_file_are_not_all_looked_for(errors):
+    lines = errors(
+        "services:\n"
+        + "".join(f"  x{n}: {{listen: ecoh, exec: [/bin/cat]}}\n" for n in range(99))
+    )
+
+    assert sum("did you mean" in line for line in lines) == MOST_GUESSES
+    assert sum("neither a port nor a name" in line for line in lines) > 0
+
+
+def test_missing_list_of_port_names_is_no_trouble(errors, monkeypatch):
+    monkeypatch.setattr(listen, "SERVICES", "/nosuch/services")
+    listen.service_names.cache_clear()
+    try:
+        (line,) = errors("services: {x: {listen: ecoh, exec: [/bin/cat]}}\n")
+    finally:
+        listen.service_names.cache_clear()
+
+    assert "neither a port nor a name in /nosuch/services" in line
 
 
 def test_disabled_service_is_not_in_the_plan_and_takes_no_address(compiled):

@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+from superd.config.compile import compile_file
+from superd.config.identity import Situation
 from superd.config.source import MOST_BYTES, UnreadableError, decode, read_source
 
 
@@ -20,6 +22,17 @@ def test_fifo_is_refused_without_waiting_for_a_writer(tmp_path):
     os.mkfifo(tmp_path / "x")
 
     assert reason(tmp_path / "x") == "is a FIFO; a configuration is a regular file"
+
+
+@pytest.mark.parametrize("name", ["none", "folder", "fifo", "/dev/zero"])
+def test_what_is_no_file_has_a_place_all_the_same(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("folder")
+    os.mkfifo("fifo")
+
+    (line,) = compile_file(name, Situation(root=False)).problems.error_lines()
+
+    assert line.startswith(f"{name}:1:1: ")
 
 
 def test_folder_is_refused(tmp_path):

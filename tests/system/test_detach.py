@@ -77,11 +77,11 @@ def test_a_low_port_without_the_privilege_is_told_with_the_remedy(tmp_path):
 
 def test_a_file_that_cannot_be_written_as_log_is_told(detached):
     daemon = detached(
-        config='log: {to: /nonexistent/log}\nservices: {echo: {listen: "127.0.0.1:0", '
+        config='log: {to: /proc/log}\nservices: {echo: {listen: "127.0.0.1:0", '
         "handler: echo}}\n"
     )
     assert daemon.started.returncode == os.EX_CONFIG
-    assert "cannot write to /nonexistent/log: No such file" in daemon.started.stderr
+    assert "cannot write to /proc/log: No such file" in daemon.started.stderr
 
 
 def test_a_second_start_names_the_first(detached, tmp_path):
