@@ -108,6 +108,11 @@ class Daemon:
             self.lines.extend(line.decode() for line in lines)
             wait = 0.0
 
+    def shrink_log(self) -> None:
+        """Make the pipe of its log one page: a reader that is soon behind."""
+        self.read_log()
+        fcntl.fcntl(self._read, F_SETPIPE_SZ, 4096)
+
     def wait_log(
         self, pattern: str, *, count: int = 1, deadline: float = DEADLINE
     ) -> str:

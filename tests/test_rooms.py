@@ -93,6 +93,8 @@ EXCEPTIONS = {
     # A command that only documentation runs; nothing imports it (see below).
     "superd/core/reference.py": {"argparse", "ast", "inspect", "itertools", "sys"},
     "superd/master/detach.py": {"daemon"},
+    # Loaded by the half of a launcher that executes the other one (see below).
+    "superd/launcher/capabilities.py": {"ctypes"},
     # The compile child is another program: only its version is asked for.
     "superd/config/compile.py": {"superd.__version__"},
 }

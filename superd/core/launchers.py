@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 READY_DEADLINE = 20.0
 """Seconds a launcher may take to become its service: an import from a cold disk."""
 
+ANSWER_DEADLINE = 30.0
+"""Seconds from a connection to the start of its handler: the resolver's 2 and a full
+queue are far less. A launcher that is stopped, or hangs in an exec (a dead file server),
+would otherwise keep its connections, and their peers, for ever."""
+
 
 class Launchers:
     """What the Supervisor does about the processes that start handlers."""
@@ -35,6 +40,7 @@ class Launchers:
         def _log(self, level: str, verb: str, *fields: tuple[str, object]) -> None: ...
         def _reconcile(self, service: Service, now: float) -> None: ...
         def _throttle(self, service: Service, now: float, reason: str) -> None: ...
+        def _log_lost(self, conn: Conn, reason: str) -> None: ...
         def _finish(self, conn: Conn, now: float) -> None: ...
         def _after_end(self, service: Service, now: float) -> None: ...
 
@@ -67,6 +73,37 @@ class Launchers:
         )
         self._out.append(cmd.KillLauncher(number))
 
+    def _expect_answer(self, launcher: Launcher, conn: int, now: float) -> None:
+        """Start to wait for the start of a handler."""
+        launcher.unanswered[conn] = now
+        if (
+            not launcher.answer_due
+        ):  # one deadline for each launcher, not for each start
+            launcher.answer_due = True
+            self.deadlines.add(now + ANSWER_DEADLINE, "answer", launcher.id)
+
+    def _answers(self, number: int, now: float) -> None:
+        """End a launcher that was given a connection long ago and says nothing of it."""
+        launcher = self.launchers.get(number)
+        if launcher is None:
+            return
+        launcher.answer_due = False
+        if not launcher.unanswered:
+            return
+        due = next(iter(launcher.unanswered.values())) + ANSWER_DEADLINE
+        if now < due:
+            launcher.answer_due = True
+            self.deadlines.add(due, "answer", number)
+            return
+        self._log(
+            "error",
+            "kill",
+            ("service", launcher.service.name),
+            ("launcher", number),
+            ("reason", f"no answer for {ANSWER_DEADLINE:g} s"),
+        )
+        self._out.append(cmd.KillLauncher(number))
+
     def _launcher_refused(self, event: ev.LauncherRefused, _now: float) -> None:
         launcher = self.launchers.get(event.launcher)
         if launcher is None:
@@ -94,6 +131,7 @@ class Launchers:
         for number in sorted(launcher.conns):
             conn = self.conns[number]
             if conn.pid is None:
+                self._log_lost(conn, f"launcher ended: {event.status}")
                 self._out.append(cmd.Close(number))
                 self._finish(conn, now)
             else:

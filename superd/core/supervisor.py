@@ -76,6 +76,8 @@ class Supervisor(Launchers, Stopping):
                 self._idle(key, now)
             elif kind == "ready":
                 self._late(key)
+            elif kind == "answer":
+                self._answers(key, now)
             elif kind == "stop":
                 self._stop_stage(key, now)
             else:
@@ -121,6 +123,7 @@ class Supervisor(Launchers, Stopping):
         number = service.admission.take(conn.source)
         launcher = self._launcher_for(service, now)
         self._attach(conn, launcher)
+        self._expect_answer(launcher, conn.id, now)
         self._out.append(cmd.Send(launcher.id, conn.id, number))
 
     def _attach(self, conn: Conn, launcher: Launcher) -> None:
@@ -181,6 +184,8 @@ class Supervisor(Launchers, Stopping):
         self._attach(conn, launcher)
         listener.lent = conn.id
         verb = "serve" if listener.kind == "datagram" else "wait"
+        if verb == "wait":  # a datagram handler is started already
+            self._expect_answer(launcher, conn.id, now)
         self._out.append(cmd.Lend(launcher.id, conn.id, listener.key, verb))
         self._reconcile(service, now)
 
@@ -188,12 +193,13 @@ class Supervisor(Launchers, Stopping):
         conn = self._conn_of(event.launcher, event.conn)
         if conn is None or conn.pid is not None:
             return
+        self.launchers[event.launcher].unanswered.pop(conn.id, None)
         conn.pid = event.pid
         conn.name = event.name
         fields: list[tuple[str, object]] = [
             ("service", conn.service.name),
             ("conn", conn.id),
-            _far_end(conn),
+            conn.far_end(),
         ]
         if conn.name:
             fields.append(("name", conn.name))
@@ -205,8 +211,10 @@ class Supervisor(Launchers, Stopping):
         if conn is None:
             return
         service = conn.service
+        reason = f"{event.stage}: {event.error}"
+        self._log_lost(conn, reason)
         self._finish(conn, now)
-        self._throttle(service, now, f"{event.stage}: {event.error}")
+        self._throttle(service, now, reason)
         self._after_end(service, now)
 
     def _ended(self, event: ev.Ended, now: float) -> None:
@@ -219,7 +227,7 @@ class Supervisor(Launchers, Stopping):
             "end",
             ("service", service.name),
             ("conn", conn.id),
-            _far_end(conn),
+            conn.far_end(),
             ("pid", conn.pid or "-"),
             ("status", describe(event.signal, event.status)),
             ("duration", round(now - conn.since, 3)),
@@ -249,7 +257,7 @@ class Supervisor(Launchers, Stopping):
             "end",
             ("service", conn.service.name),
             ("conn", conn.id),
-            _far_end(conn),
+            conn.far_end(),
             ("pid", conn.pid),
             ("status", "unknown"),
             ("duration", round(now - conn.since, 3)),
@@ -268,7 +276,9 @@ class Supervisor(Launchers, Stopping):
         service = conn.service
         service.conns.discard(conn.id)
         if conn.launcher is not None:
-            self.launchers[conn.launcher].conns.discard(conn.id)
+            launcher = self.launchers[conn.launcher]
+            launcher.conns.discard(conn.id)
+            launcher.unanswered.pop(conn.id, None)
         if conn.source is not None:
             service.admission.give(conn.source)
             return
@@ -316,10 +326,24 @@ class Supervisor(Launchers, Stopping):
                 )
 
     def _throttle(self, service: Service, now: float, reason: str) -> None:
+        # What fails while a throttle runs was started before it, and is one with it.
+        known = not service.throttle.is_over(now)
         delay = service.throttle.structural(now)
-        self._throttled(service, delay, reason)
+        if not known:
+            self._throttled(service, delay, reason)
         self._reconcile(service, now)
         self._gone(service)
+
+    def _log_lost(self, conn: Conn, reason: str) -> None:
+        """Say what became of a connection that was accepted and got no handler."""
+        self._log(
+            "info",
+            "refuse",
+            ("service", conn.service.name),
+            ("conn", conn.id),
+            conn.far_end(),
+            ("reason", reason),
+        )
 
     def _throttled(self, service: Service, delay: float, reason: str) -> None:
         if service.state is State.DRAINING or service.state is State.STOPPED:
@@ -345,8 +369,3 @@ class Supervisor(Launchers, Stopping):
             self._launcher_for(service, now)
         self._admit_waiting(service, now)
         self._reconcile(service, now)
-
-
-def _far_end(conn: Conn) -> tuple[str, object]:
-    """Name who a handler serves: a peer, or everybody who comes to a lent listener."""
-    return ("peer", conn.peer()) if conn.host else ("listener", conn.listener)

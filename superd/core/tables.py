@@ -70,6 +70,7 @@ class Launcher:
     """One launcher process: starting, ready, or retired (finishing its handlers)."""
 
     __slots__ = (
+        "answer_due",
         "conns",
         "id",
         "idle_at",
@@ -77,6 +78,7 @@ class Launcher:
         "retired",
         "service",
         "state",
+        "unanswered",
     )
 
     def __init__(self, number: int, service: Service) -> None:
@@ -85,6 +87,10 @@ class Launcher:
         self.state = "starting"
         self.retired = False
         self.conns: set[int] = set()
+        self.unanswered: dict[int, float] = {}
+        """What it was given and has not started, and since when: the oldest is first."""
+        self.answer_due = False
+        """Its one entry among the deadlines for that is there."""
         self.idle_at: float | None = None
         """When it ends if nothing comes; None: it has handlers."""
         self.idle_due: float | None = None
@@ -121,6 +127,10 @@ class Conn:
         self.source: str | None = None
         self.launcher: int | None = None
         self.pid: int | None = None
+
+    def far_end(self) -> tuple[str, object]:
+        """Name who is served: a peer, or everybody who comes to a lent listener."""
+        return ("peer", self.peer()) if self.host else ("listener", self.listener)
 
     def peer(self) -> str:
         """Spell the far end for the log."""

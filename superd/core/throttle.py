@@ -18,6 +18,10 @@ BASE = 1.0
 TOP = 60.0
 """Seconds of the longest throttle: Postfix's service_throttle_time."""
 
+PLAIN_TOP = 4.0
+"""Seconds of the longest throttle for plain failures: before a service's first success a
+peer that always fails could otherwise keep everybody else waiting for a minute."""
+
 
 class Throttle:
     """The standing of one service: its failures in a row and when it is released."""
@@ -30,7 +34,7 @@ class Throttle:
         self.proven = False
         self.until: float | None = None
 
-    def structural(self, now: float) -> float:
+    def structural(self, now: float, top: float = TOP) -> float:
         """Count a failure that no peer can cause; returns the delay of the throttle.
 
         Handlers that fail while the throttle runs were started before it: forty of them
@@ -38,7 +42,7 @@ class Throttle:
         """
         if self.until is not None and now < self.until:
             return self.until - now
-        delay: float = min(TOP, BASE * 2 ** min(self.strikes, 16))
+        delay: float = min(top, BASE * 2 ** min(self.strikes, 16))
         self.strikes += 1
         self.failures = 0
         self.until = now + delay
@@ -51,7 +55,7 @@ class Throttle:
         self.failures += 1
         if self.failures < FIRST_FAILURES and not self.strikes:
             return None
-        return self.structural(now)
+        return self.structural(now, PLAIN_TOP)
 
     def success(self) -> None:
         """A handler did its job: the service is proven, old failures are forgotten."""

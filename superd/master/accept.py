@@ -15,7 +15,8 @@ from superd.core.events import Accepted, AcceptFailed
 from superd.master.reserve import GONE, SHORT
 
 if TYPE_CHECKING:
-    from superd.master.shell import Open, Shell
+    from superd.master.opened import Open
+    from superd.master.shell import Shell
 
 BATCH = 32
 _CREDENTIALS = struct.Struct("iII")

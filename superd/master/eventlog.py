@@ -14,7 +14,7 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from superd.master.logsink import Datagram, Descriptor, Sink
+from superd.master.logsink import Datagram, Descriptor, Sink, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,10 +117,7 @@ def open_sink(to: str) -> Sink:
         return Datagram("/dev/log", syslog=True)
     if to == "journal":
         return Datagram("/run/systemd/journal/socket", syslog=False)
-    fd = os.open(
-        to, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640
-    )
-    return Descriptor(fd, owned=True, path=to)
+    return Descriptor(open_file(to), owned=True, path=to)
 
 
 def is_journal() -> bool:

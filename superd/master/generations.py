@@ -17,7 +17,7 @@ from superd.core.spec import service_spec
 from superd.master import holder, listen
 from superd.master.accept import accept_batch
 from superd.master.eventlog import open_sink
-from superd.master.shell import Open
+from superd.master.opened import Open
 
 if TYPE_CHECKING:
     from superd.master.eventlog import EventLog
@@ -94,13 +94,9 @@ class Generations:
         specs = {
             one["key"]: one for service in services for one in service["listeners"]
         }
-        for key, opened in list(shell.listeners.items()):
-            if key in specs:
-                opened.spec = specs[key]
-            elif opened.polled and shell.core.listeners[key].kind == "stream":
-                # What has already connected was promised an answer. (Not on a wait
-                # program's listener: it blocks, and accepting on it is not ours.)
-                accept_batch(shell, key, opened, LAST_BATCH)
+        for key in shell.listeners.keys() & specs.keys():
+            shell.listeners[key].spec = specs[key]
+        self.accept_last([key for key in shell.listeners if key not in specs])
         owners = {
             one["key"]: service["name"]
             for service in services
@@ -118,7 +114,6 @@ class Generations:
             )
             for service in services
         ]
-        _set_blocking(services, shell.listeners)
         shell.specs = {
             service["name"]: dict(service["launcher"], mode=service["mode"])
             for service in services
@@ -136,6 +131,17 @@ class Generations:
         self.number += 1
         self.plan = plan
         shell.feed(Reloaded(tuple(service_spec(one) for one in services), self.number))
+
+    def accept_last(self, keys: list[str]) -> None:
+        """Accept what waits in listeners that are about to be closed.
+
+        Not on a wait program's: it blocks, and accepting on it is not ours. And not on a
+        full service's: who waits there has no handler coming.
+        """
+        for key in keys:
+            opened = self._shell.listeners[key]
+            if opened.polled and self._shell.core.listeners[key].kind == "stream":
+                accept_batch(self._shell, key, opened, LAST_BATCH)
 
     def _name_inherited(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
         """Replace each fd:NAME by the sockets of that name, one listener each."""
@@ -217,10 +223,8 @@ class Generations:
                     port = listen.reported_port(sock)
         if lines:
             for entry in opened.values():
-                if entry.spec["family"] == "unix":
-                    listen.unlink_unix(entry.spec)
                 if entry.spec["family"] != "fd":
-                    entry.sock.close()
+                    entry.close()
             raise ApplyError(lines, status)
         return New(opened, warnings, missing)
 
@@ -250,13 +254,6 @@ class Generations:
             f"{services} service{'s' * (services != 1)}, "
             f"{listeners} listener{'s' * (listeners != 1)}"
         )
-
-
-def _set_blocking(services: list[dict[str, Any]], listeners: dict[str, Open]) -> None:
-    """Let a wait program find its socket blocking, as under every inetd."""
-    for service in services:
-        for one in service["listeners"]:
-            listeners[one["key"]].sock.setblocking(service["mode"] == "wait")
 
 
 def spell(sock: socket.socket) -> str:

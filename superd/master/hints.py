@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from superd.master.shell import Open
+    from superd.master.opened import Open
 
 _AFTER = {"discard": "   # swallows what you type", "time": " | od -An -tu1"}
 

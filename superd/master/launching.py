@@ -49,6 +49,10 @@ ALL_SIGNALS = sorted(
 )
 
 
+MAX_NOTES = 500
+"""Notes of one launcher in a second; what it says past that is not logged."""
+
+
 class LauncherProcess:
     """The master's end of one launcher."""
 
@@ -67,6 +71,7 @@ class LauncherProcess:
         self.retiring = False
         self.status: str | None = None
         """How it ended, once it was reaped."""
+        self._noted = (0.0, 0)
         self.pipe: int | None = None
         """The read end of its handlers' stderr, when it is ready."""
         self.ended = False
@@ -179,6 +184,14 @@ class LauncherProcess:
             # It ended with something of ours unread. The kernel says so once, and ahead
             # of the last reports that it had sent before: they are still there.
             return self.sock.recvmsg(MAX_DATAGRAM, space, flags)[:2]
+
+    def count_note(self, now: float) -> int:
+        """Count a note; returns how often it has spoken in this second."""
+        since, count = self._noted
+        if now - since >= 1.0:
+            since, count = now, 0
+        self._noted = (since, count + 1)
+        return count + 1
 
     def kill(self) -> None:
         """End the process; it is our child and not reaped, so the pid is its own."""

@@ -128,10 +128,22 @@ def _clear_stale(path: str, kind: socket.SocketKind) -> None:
             return
 
 
-def unlink_unix(spec: dict[str, Any]) -> None:
-    """Remove the file of a Unix listener that we close."""
+def identity(spec: dict[str, Any]) -> tuple[int, int] | None:
+    """Name the file that a Unix listener has just made; None where there is none."""
+    if spec["family"] != "unix":
+        return None
     try:
-        os.unlink(spec["path"])
+        state = os.stat(spec["path"], follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def unlink_unix(spec: dict[str, Any], made: tuple[int, int] | None) -> None:
+    """Remove the file of a Unix listener that we close, if it is still that file."""
+    try:
+        if made is not None and made == identity(spec):
+            os.unlink(spec["path"])
     except FileNotFoundError:
         return
     except OSError:

@@ -66,6 +66,8 @@ class Descriptor:
         self._path = path
         self._queue = bytearray()
         self._lost = 0
+        self._broken = False
+        """The last write failed: a report of what was lost would be lost as well."""
         mode = os.fstat(fd).st_mode
         self._is_socket = stat.S_ISSOCK(mode)
         # A description that we share may block: then poll is asked before each piece.
@@ -101,8 +103,10 @@ class Descriptor:
                 # EPIPE, ENOSPC, EIO: nobody can be told but the next reader.
                 self._lost += self._queue.count(b"\n")
                 self._queue.clear()
+                self._broken = True
                 return
             del self._queue[:sent]
+            self._broken = False
 
     def _write(self, piece: bytes) -> int:
         if self._is_socket:
@@ -110,8 +114,10 @@ class Descriptor:
             sock = socket.socket(fileno=os.dup(self._fd))
             with sock:
                 return sock.send(piece, flags)
-        if self._ask and not _writable(self._fd):
-            raise BlockingIOError
+        if self._ask:
+            if not _writable(self._fd):
+                raise BlockingIOError
+            piece = piece[:PIECE]  # poll promised room for that, and for no more
         return os.write(self._fd, piece)
 
     def is_waiting(self) -> bool:
@@ -120,7 +126,7 @@ class Descriptor:
 
     def take_lost(self) -> int:
         """Return the number of dropped lines once there is room again."""
-        if not self._lost or len(self._queue) > ROOM // 2:
+        if not self._lost or self._broken or len(self._queue) > ROOM // 2:
             return 0
         lost, self._lost = self._lost, 0
         return lost
@@ -134,8 +140,7 @@ class Descriptor:
         """Open the file anew; where that fails the old one goes on being written."""
         if not self._path:
             return
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._path, flags, 0o640)
+        fd = open_file(self._path)
         self.flush()
         os.close(self._fd)
         self._fd = fd
@@ -229,6 +234,12 @@ def _journal(
         plain = " ".join(str(value).split())
         lines.append(f"SUPERD_{name}={plain}")
     return ("\n".join(lines) + "\n").encode()
+
+
+def open_file(path: str) -> int:
+    """Open a log file to append to; a FIFO that nobody reads is ENXIO, not a wait."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o640)
 
 
 def _writable(fd: int) -> bool:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from superd.master.kernel import Kernel
     from superd.master.notify import Inherited, Notifier
 
+WITHOUT_PROC = 1024
+"""Descriptors that are looked at where /proc does not tell which are open."""
+
 BUGS = 20
 """Exceptions of our own in one minute before superd leaves for its supervisor."""
 
@@ -103,12 +106,14 @@ class Master:
 
     def _signalled(self, _events: int) -> None:
         came = self._signals.take()
-        if signal.SIGCHLD in came:
-            self._reap()
-        if signal.SIGTERM in came or signal.SIGINT in came:
-            self._stop()
-        elif signal.SIGHUP in came:
-            self.reload()
+        try:
+            if signal.SIGCHLD in came:
+                self._reap()
+        finally:  # whatever goes wrong in there, a TERM is not lost
+            if signal.SIGTERM in came or signal.SIGINT in came:
+                self._stop()
+            elif signal.SIGHUP in came:
+                self.reload()
         if signal.SIGUSR1 in came:
             self._reopen()
         if signal.SIGUSR2 in came:
@@ -133,6 +138,8 @@ class Master:
     def _stop(self) -> None:
         if not self._stopping:
             self._notifier.stopping()
+            # Who has connected already was promised an answer.
+            self.generations.accept_last(list(self.shell.listeners))
         self.shell.feed(StopAsked(at_once=self._stopping))
         self._stopping = True
 
@@ -216,16 +223,23 @@ def _describe(status: int) -> str:
     return f"exit:{os.WEXITSTATUS(status)}"
 
 
+def _open_descriptors() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except FileNotFoundError:  # no /proc: ask the numbers that a starter would use
+        return list(range(WITHOUT_PROC))
+
+
 def sound_stdio() -> None:
     """Make sure that fds 0 to 2 are something, and that nothing above is inherited.
 
     Whatever our starter left open (a shell's, a terminal's) would otherwise show up in
     every handler; and without an fd 0 the next open would become one.
     """
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:  # noqa: PLR2004  stdin, stdout, stderr
+    for fd in _open_descriptors():
+        if fd > 2:  # noqa: PLR2004  stdin, stdout, stderr
             try:
-                os.set_inheritable(int(name), False)
+                os.set_inheritable(fd, False)
             except OSError as error:
                 if error.errno != errno.EBADF:  # the one that listed the folder
                     raise

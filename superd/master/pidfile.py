@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 
 
 class AlreadyRunningError(Exception):
@@ -24,6 +25,7 @@ class PidFile:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
+        self._empty = False
         try:
             self.fd = self._lock()
         except OSError as error:
@@ -44,6 +46,7 @@ class PidFile:
                     f"already running (pid {pid} holds {self.path})"
                 ) from error
             if self._is_mine(fd):
+                self._check(fd)
                 return fd
             os.close(fd)  # its holder removed it between our open and our lock
 
@@ -54,15 +57,27 @@ class PidFile:
             return False
         return os.path.samestat(there, os.fstat(fd))
 
+    def _check(self, fd: int) -> None:
+        """Refuse a file with anything else in it: a mixed-up command line, perhaps."""
+        there = os.pread(fd, 32, 0)
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        if regular and (not there or there.strip().isdigit()):
+            self._empty = not there
+            return
+        os.close(fd)
+        raise PidFileError(f"{self.path}: holds something that is no pid; left alone")
+
     def write(self) -> None:
         """Name this process."""
+        self._empty = True  # of anything that is not ours
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
 
     def remove(self) -> None:
-        """Remove the file while the lock is ours, then let go."""
+        """Remove what we made, while the lock is ours, then let go."""
         try:
-            os.unlink(self.path)
+            if self._empty:
+                os.unlink(self.path)
         except OSError:
             pass  # tidied up before us, or a folder we may not write: the lock counts
         finally:

@@ -13,7 +13,7 @@ from superd.core import protocol
 from superd.core.supervisor import Supervisor
 from superd.master import listen, orphans, progress
 from superd.master.accept import accept_batch
-from superd.master.launching import CHOKED, LauncherProcess
+from superd.master.launching import CHOKED, MAX_NOTES, LauncherProcess
 from superd.master.loop import READ, WRITE, Loop
 from superd.master.output import Output
 from superd.master.refuse import Refusals
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from superd.master.eventlog import EventLog
     from superd.master.kernel import Kernel
+    from superd.master.opened import Open
 
 AT_ONCE = 0.0
 """A time that has passed: at the end of this turn."""
@@ -43,19 +44,6 @@ that has ended left there. A handler that has its end may write on for ever."""
 
 LOG_RETRY = 0.25
 """Seconds until lines that a slow reader left waiting are tried again."""
-
-
-class Open:
-    """One open listener: its socket and the plan's entry that asked for it."""
-
-    __slots__ = ("lent", "polled", "sock", "spec")
-
-    def __init__(self, sock: socket.socket, spec: dict[str, Any]) -> None:
-        self.sock = sock
-        self.spec = spec
-        self.polled = False
-        self.lent: tuple[progress.Mark, float] | None = None
-        """While it is lent: how it looked then, and since when."""
 
 
 class Shell:
@@ -141,7 +129,11 @@ class Shell:
         key = command.listener
         opened = self.listeners[key]
         opened.polled = True
-        if self.core.listeners[key].kind == "stream":
+        kind = self.core.listeners[key].kind
+        # A wait program finds its socket blocking, as under every inetd. Here and not at
+        # a reload: while the socket is lent its flags are the program's, who shares them.
+        opened.sock.setblocking(kind == "wait")
+        if kind == "stream":
             call = self._accepting(key, opened)
         else:
             call = self._lending(key, opened)
@@ -171,9 +163,7 @@ class Shell:
         if opened.spec["family"] == "fd":
             self.kept[command.listener] = opened
             return
-        if opened.spec["family"] == "unix":
-            listen.unlink_unix(opened.spec)
-        opened.sock.close()
+        opened.close()
 
     # -- connections ------------------------------------------------------------------
 
@@ -318,9 +308,16 @@ class Shell:
             case protocol.Refuse(stage, text):
                 self.feed(ev.LauncherRefused(number, stage, text))
             case protocol.Note(text):
-                self.log.write(
-                    "warning", "note", (("service", launcher.service), ("text", text))
-                )
+                self._note(launcher, text)
+
+    def _note(self, launcher: LauncherProcess, text: str) -> None:
+        count = launcher.count_note(time.monotonic())
+        if count > MAX_NOTES:
+            return
+        if count == MAX_NOTES:
+            text = "too many notes: the rest of this second is not logged"
+        fields = (("service", launcher.service), ("text", text))
+        self.log.write("warning", "note", fields)
 
     def _ready(self, launcher: LauncherProcess) -> None:
         if launcher.ready:

@@ -6,7 +6,7 @@ from playbook import Playbook, accepted, ended, not_started, service, started
 
 from superd.core import commands as cmd
 from superd.core import events as ev
-from superd.core.launchers import READY_DEADLINE
+from superd.core.launchers import ANSWER_DEADLINE, READY_DEADLINE
 from superd.core.lifecycle import State
 
 ECHO = "tcp echo"
@@ -84,7 +84,24 @@ def test_a_launcher_that_never_gets_ready_is_killed():
 
 def test_a_launcher_that_is_ready_in_time_is_left_alone():
     book = Playbook(service()).tell(accepted(1)).tell(ev.LauncherReady(1)).forget()
-    book.pass_time(READY_DEADLINE * 2).expect()
+    book.tell(started(1)).pass_time(READY_DEADLINE * 2).expect()
+
+
+def test_a_launcher_that_says_nothing_of_a_connection_is_ended_after_a_while():
+    book = Playbook(service()).tell(accepted(1)).tell(ev.LauncherReady(1))
+    book.tell(started(1)).pass_time(10).tell(accepted(2)).forget()
+    book.pass_time(ANSWER_DEADLINE - 0.1).expect()
+    book.pass_time(0.1).expect(cmd.KillLauncher(1))
+    book.tell(ev.LauncherGone(1, "signal:9"))
+    assert book.logged("kill")[0]["reason"] == "no answer for 30 s"
+    assert book.logged("refuse")[0]["reason"] == "launcher ended: signal:9"
+
+
+def test_a_launcher_that_answers_every_connection_leaves_one_deadline():
+    book = Playbook(service()).tell(accepted(1)).tell(ev.LauncherReady(1))
+    for conn in range(2, 500):
+        book.tell(started(conn - 1)).tell(ended(conn - 1)).tell(accepted(conn))
+    assert len(book.core.deadlines._heap) < 5
 
 
 def test_events_of_a_launcher_that_is_gone_change_nothing():
@@ -131,7 +148,7 @@ def test_a_choked_launcher_that_was_replaced_chokes_nobody_any_more():
 def test_a_launcher_without_a_handler_ends_after_launcher_idle():
     book = Playbook(service(launcher_idle=60.0)).tell(accepted(1))
     book.tell(ev.LauncherReady(1)).forget()
-    book.pass_time(1000).expect()
+    book.tell(started(1)).pass_time(1000).expect()
     book.tell(ended(1)).pass_time(59.9).expect()
     book.pass_time(0.1).expect(cmd.RetireLauncher(1))
     book.tell(accepted(2)).expect(cmd.StartLauncher(2, "echo"), cmd.Send(2, 2, 1))

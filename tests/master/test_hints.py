@@ -8,7 +8,7 @@ import pytest
 from master_rig import entry
 
 from superd.master.hints import hints
-from superd.master.shell import Open
+from superd.master.opened import Open
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def opened():
         sock = socket.socket(family, kind)
         socks.append(sock)
         sock.bind(address)
-        return Open(sock, {})
+        return Open(sock, {"family": "inet"})
 
     yield make
     for sock in socks:

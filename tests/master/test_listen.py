@@ -12,7 +12,13 @@ from fakeos import FaultyKernel, every_fault
 from master_rig import listener
 
 from superd.master.kernel import Kernel
-from superd.master.listen import ListenError, open_listener, reported_port, unlink_unix
+from superd.master.listen import (
+    ListenError,
+    identity,
+    open_listener,
+    reported_port,
+    unlink_unix,
+)
 
 ERRORS = [errno.EMFILE, errno.ENOMEM, errno.ENOBUFS, errno.EACCES, errno.EADDRINUSE]
 
@@ -98,8 +104,9 @@ class TestUnix:
                 assert os.umask(0o077) == 0o077
         finally:
             os.umask(before)
-        unlink_unix(spec)
-        unlink_unix(spec)
+        made = identity(spec)
+        unlink_unix(spec, made)
+        unlink_unix(spec, made)
         assert os.listdir(tmp_path) == []
 
     def test_a_stale_one_gives_way_and_one_that_answers_stays(self, tmp_path):

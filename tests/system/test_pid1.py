@@ -23,7 +23,7 @@ def child_of(pid):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_reaps_orphans_and_ends_with_0(superd, number):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        # The grandchild outlives its parent, and PID 1 inherits it.
+        # The grandchild outlives its parent, and its launcher inherits it.
         orphan = ["/bin/sh", "-c", "(sleep 0.1 <&- >&- 2>&- &) ; echo $$"]
         daemon = superd(
             {"services": {"orphan": {"listen": "fd:x", "exec": orphan}}},
@@ -42,5 +42,28 @@ def test_it_reaps_orphans_and_ends_with_0(superd, number):
 
         eventually(reaped, "the orphan is reaped")
         os.kill(pid, number)
+    daemon.wait_end()
+    assert daemon.process.returncode == 0
+
+
+def test_it_reaps_what_a_dead_launcher_leaves(superd):
+    program = ["/bin/sh", "-c", "setsid sleep 60 <&- >&- 2>&- & echo"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        daemon = superd(
+            {"services": {"orphan": {"listen": "fd:x", "exec": program}}},
+            inherit={"x": listener},
+            prefix=PREFIX,
+        )
+        (pid,) = child_of(daemon.pid)
+        with socket.create_connection(listener.getsockname(), timeout=10) as sock:
+            assert read_all(sock) == b"\n"
+        daemon.wait_log("end service=orphan conn=1 ")
+        (launcher,) = child_of(pid)
+        (orphan,) = child_of(launcher)
+        os.kill(launcher, signal.SIGKILL)
+        eventually(lambda: child_of(pid) == [orphan], "PID 1 has inherited it")
+        os.kill(orphan, signal.SIGKILL)
+        eventually(lambda: child_of(pid) == [], "it is reaped")
+        os.kill(pid, signal.SIGTERM)
     daemon.wait_end()
     assert daemon.process.returncode == 0

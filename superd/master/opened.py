@@ -1,0 +1,32 @@
+"""Keep what belongs to one open listener."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from superd.master import listen
+
+if TYPE_CHECKING:
+    import socket
+
+    from superd.master.progress import Mark
+
+
+class Open:
+    """One open listener: its socket and the plan's entry that asked for it."""
+
+    __slots__ = ("lent", "made", "polled", "sock", "spec")
+
+    def __init__(self, sock: socket.socket, spec: dict[str, Any]) -> None:
+        self.sock = sock
+        self.spec = spec
+        self.made = listen.identity(spec)
+        """The file of a Unix listener: by the time we close, its name may be another's."""
+        self.polled = False
+        self.lent: tuple[Mark, float] | None = None
+        """While it is lent: how it looked then, and since when."""
+
+    def close(self) -> None:
+        """Close it, and remove the file that we made for it."""
+        listen.unlink_unix(self.spec, self.made)
+        self.sock.close()
