@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
+import tempfile
+from pathlib import Path
 
 import pytest
-from daemon_under_test import eventually, read_all
+from daemon_under_test import DaemonFactory, eventually, read_all
 from plugin import install
 
 PROBE = r'''
@@ -50,32 +53,73 @@ def exec_probe(what: str) -> dict[str, object]:
     return {"listen": "127.0.0.1:0", "exec": argv}
 
 
-@pytest.fixture(params=["exec", "python"])
-def ask(request, superd, tmp_path):
-    """Ask a handler of either kind: `ask(what, **keys)` gives its answer."""
-    environment = install(tmp_path / "plugin", "probe", PROBE)
+LIMITS = {
+    "nofile": 64,
+    "as": "512M",
+    "cpu": "60s",
+    "fsize": "1G",
+    "core": 0,
+    "nproc": 500,
+}
+ENVIRONMENT = {"environment": {"LANG": "C.UTF-8"}, "pass_environment": ["TZ"]}
+SOMEBODY = {"user": "daemon", "group": "games", "groups": ["mail"]}
+QUESTIONS: list[tuple[str, dict[str, object]]] = [
+    ("fds", {}),
+    ("status", {}),
+    ("status", {"umask": "077"}),
+    ("stat", {}),
+    ("stat", {"nice": 7}),
+    ("limits", {}),
+    ("limits", {"rlimits": LIMITS}),
+    ("env", ENVIRONMENT),
+    ("id", {}),
+    ("id", {"directory": "/usr"}),
+    *([("id", SOMEBODY)] if os.geteuid() == 0 else []),
+    ("stderr", {}),
+]
+POISON = {
+    "LD_PRELOAD": "",
+    "PYTHONSTARTUP": "/x",
+    "BASH_ENV": "/x",
+    "IFS": "x",
+    "SECRET": "hunter2",
+    "TZ": "Europe/Berlin",
+}
 
-    def ask(what: str, _environment=None, **keys) -> str:
-        if request.param == "exec":
-            service = {**exec_probe(what), **keys}
-        else:
-            service = {
-                "listen": "127.0.0.1:0",
-                "handler": "probe",
-                "options": {"what": what},
-                **keys,
-            }
-        daemon = superd(
-            {"services": {"probe": service}},
-            environment={**environment, **(_environment or {})},
-            expect=[r"runs as root", r"kill service="],
-        )
-        answer = daemon.talk("probe", half_close=False).decode()
-        daemon.wait_log("end service=probe")
-        ask.daemon = daemon
+
+@pytest.fixture(scope="module", params=["exec", "python"])
+def ask(request):
+    """Ask a handler of either kind: `ask(what, **keys)` gives its answer.
+
+    One daemon for all questions, a service for each.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="superd-test-"))
+    folder.chmod(0o755)
+    environment = install(folder / "plugin", "probe", PROBE)
+    factory = DaemonFactory(folder)
+    services = {}
+    for number, (what, keys) in enumerate(QUESTIONS):
+        python = {
+            "listen": "127.0.0.1:0",
+            "handler": "probe",
+            "options": {"what": what},
+        }
+        run = exec_probe(what) if request.param == "exec" else python
+        services[f"probe{number}"] = {**run, **keys}
+    daemon = factory({"services": services}, environment={**environment, **POISON})
+
+    def ask(what: str, **keys) -> str:
+        ask.service = f"probe{QUESTIONS.index((what, keys))}"
+        answer = daemon.talk(ask.service, half_close=False).decode()
+        ask.end = daemon.wait_log(f"end service={ask.service} ")
         return answer
 
-    return ask
+    ask.daemon = daemon
+    yield ask
+    try:
+        factory.finish()
+    finally:
+        shutil.rmtree(folder)
 
 
 def status_of(text: str) -> dict[str, str]:
@@ -107,7 +151,7 @@ def test_every_signal_is_at_its_default_and_unblocked(ask):
 
 def test_a_handler_leads_a_session_and_a_process_group_of_its_own(ask):
     words = ask("stat").rpartition(")")[2].split()
-    pid = int(ask.daemon.log("end service=probe")[-1].split("pid=")[1].split()[0])
+    pid = int(ask.end.split("pid=")[1].split()[0])
     assert int(words[2]) == pid, "process group"
     assert int(words[3]) == pid, "session"
     assert int(words[4]) == 0, "controlling terminal"
@@ -130,17 +174,7 @@ def test_core_dumps_are_off_and_the_soft_file_limit_is_one_that_select_can_use(a
 
 
 def test_configured_limits_are_soft_and_hard(ask):
-    text = ask(
-        "limits",
-        rlimits={
-            "nofile": 64,
-            "as": "512M",
-            "cpu": "60s",
-            "fsize": "1G",
-            "core": 0,
-            "nproc": 500,
-        },
-    )
+    text = ask("limits", rlimits=LIMITS)
     assert limit(text, "Max open files") == ["64", "64"]
     assert limit(text, "Max address space") == [str(512 << 20)] * 2
     assert limit(text, "Max cpu time") == ["60", "60"]
@@ -149,24 +183,11 @@ def test_configured_limits_are_soft_and_hard(ask):
 
 
 def test_the_environment_is_built_from_nothing(ask):
-    poison = {
-        "LD_PRELOAD": "",
-        "PYTHONSTARTUP": "/x",
-        "BASH_ENV": "/x",
-        "IFS": "x",
-        "SECRET": "hunter2",
-        "TZ": "Europe/Berlin",
-    }
-    answer = ask(
-        "env",
-        _environment=poison,
-        environment={"LANG": "C.UTF-8"},
-        pass_environment=["TZ"],
-    )
+    answer = ask("env", **ENVIRONMENT)
     environment = dict(line.split("=", 1) for line in answer.splitlines())
     for name in ("_", "PWD", "SHLVL", "OLDPWD"):
         environment.pop(name, None)
-    port = str(ask.daemon.address("probe")[1])
+    port = str(ask.daemon.address(ask.service)[1])
     remote = environment["TCPREMOTEPORT"]
     assert environment == {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -180,19 +201,20 @@ def test_the_environment_is_built_from_nothing(ask):
         "TCPCONNNUM": "1",
         "REMOTE_ADDR": "127.0.0.1",
         "REMOTE_PORT": remote,
-        "SUPERD_SERVICE": "probe",
-        "SUPERD_CONNECTION": "1",
+        "SUPERD_SERVICE": ask.service,
+        "SUPERD_CONNECTION": ask.end.split("conn=")[1].split()[0],
     }
 
 
-def test_the_working_directory_is_the_root_unless_configured(ask, tmp_path):
+def test_the_working_directory_is_the_root_unless_configured(ask):
     assert ask("id").split()[-1] == "/"
     assert ask("id", directory="/usr").split()[-1] == "/usr"
 
 
 def test_stderr_is_the_log_and_can_be_opened_by_its_name(ask):
     ask("stderr")
-    ask.daemon.wait_log(r'stderr service=probe text="said on stderr"')
+    said = rf'stderr service={ask.service} text="said on stderr"'
+    ask.daemon.wait_log(said)
 
 
 def test_nice_is_as_configured(ask):

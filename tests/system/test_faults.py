@@ -180,42 +180,46 @@ def breaks(path: Path, kind: str) -> None:
     elif kind == "ELOOP":
         path.unlink()
         path.symlink_to(path.name)
-    elif kind == "ENOTDIR":
+    elif kind == "folder":
         path.unlink()
-        path.parent.joinpath("file").write_text("")
-        path.parent.joinpath(kind).mkdir()
+        path.mkdir()
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        ("ENOENT", "No such file or directory"),
-        ("EACCES", "Permission denied"),
-        ("ENOEXEC", "no program, and no #! line"),
-        ("interpreter", "its #! line names a missing interpreter"),
-        ("ELOOP", "Too many levels of symbolic links"),
-        ("ENOTDIR", "Permission denied"),
-    ],
-)
+FAILURES = {
+    "ENOENT": "No such file or directory",
+    "EACCES": "Permission denied",
+    "ENOEXEC": "no program, and no #! line",
+    "interpreter": "its #! line names a missing interpreter",
+    "ELOOP": "Too many levels of symbolic links",
+    "folder": "Permission denied",
+}
+
+
 @pytest.mark.parametrize("limits", [{}, {"nofile": 256}], ids=["posix_spawn", "fork"])
 def test_a_program_that_cannot_be_executed_throttles_its_service(
-    superd, tmp_path, kind, text, limits
+    superd, tmp_path, limits
 ):
-    path = broken(tmp_path, kind)
-    service = {"listen": "127.0.0.1:0", "exec": [str(path)], "rlimits": limits}
+    paths = {kind: broken(tmp_path, kind) for kind in FAILURES}
+    services = {
+        kind: {"listen": "127.0.0.1:0", "exec": [str(path)], "rlimits": limits}
+        for kind, path in paths.items()
+    }
     daemon = superd(
-        {"services": {"w": service, "cat": CAT}}, expect=["throttle service=w"]
+        {"services": {**services, "cat": CAT}},
+        expect=[f"throttle service={kind}" for kind in FAILURES],
     )
-    assert daemon.talk("w", b"fine") == b"fine"
-    breaks(path, kind)
-    assert daemon.talk("w", b"x") == b""
-    line = daemon.wait_log("throttle service=w")
-    assert text in line
-    assert str(path) in line
+    for kind, path in paths.items():
+        assert daemon.talk(kind, b"fine") == b"fine"
+        breaks(path, kind)
+        assert daemon.talk(kind, b"x") == b""
+        line = daemon.wait_log(f"throttle service={kind}")
+        assert FAILURES[kind] in line
+        assert str(path) in line
+        _mend(path)
     assert daemon.talk("cat", b"others are fine") == b"others are fine"
-    _mend(path)
-    daemon.wait_log("release service=w")
-    assert daemon.talk("w", b"fine again") == b"fine again"
+    for kind in paths:
+        daemon.wait_log(f"release service={kind}")
+        assert daemon.talk(kind, b"fine again") == b"fine again"
 
 
 def _mend(path: Path) -> None:
