@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTHON ?=
 RUN_FLAGS ?= $(shell VENV=$(VENV) sh .ci/run-flags)
 
-.PHONY: run test test-long lint format docs check clean
+.PHONY: run test test-long lint format docs check bench clean
 
 run: $(VENV)/ready
 	@$(BIN)/superd -c etc/superd.yaml --hints $(RUN_FLAGS)
@@ -40,6 +40,9 @@ $(VENV)/ready: pyproject.toml
 	echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
+
+bench: $(VENV)/ready
+	$(BIN)/python bench/connections.py
 
 clean:
 	rm -rf $(VENV)
