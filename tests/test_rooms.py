@@ -274,7 +274,8 @@ def test_the_master_loads_nothing_heavy():
 @pytest.mark.parametrize("module", ["superd.launcher.serve", "superd.launcher.become"])
 def test_a_launcher_loads_nothing_heavy(module):
     modules, _ = loaded_by(module)
-    assert sorted(modules & (HEAVY | {"argparse", "superd.core.supervisor"})) == []
+    heavy = HEAVY | {"argparse", "ctypes", "superd.core.supervisor"}
+    assert sorted(modules & heavy) == []
     assert {name for name in modules if name.startswith("superd.master")} == set()
 
 

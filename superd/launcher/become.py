@@ -1,7 +1,7 @@
 """Become the service's user, for ever, and go on to the serving half of the launcher.
 
-Where the user changes, the serving half is a fresh program: nothing that root's half had
-in memory is in it, and /proc shows it as the user's own (a
+Where the user changes, or capabilities are given up, the serving half is a fresh program:
+nothing that root's half had in memory is in it, and /proc shows it as the user's own (a
 process that merely called setuid stays root's in /proc and cannot look after its own
 handlers there).
 
@@ -18,6 +18,10 @@ import sys
 from superd.launcher.channel import Channel
 from superd.launcher.spec import CHANNEL_FD, PER_PROCESS, SPEC_FD, Spec, read_spec
 
+_RUN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run.py")
+_HERITAGE = ("CapInh:", "CapAmb:")
+SERVE = [sys.executable, "-I", "-S", _RUN, "serve"]
+
 
 class BecomeError(Exception):
     """One stage failed; the text says which and why."""
@@ -33,17 +37,15 @@ def main(name: str) -> None:
     before = os.getresuid()
     try:
         become(spec)
-        if os.getresuid() == before:
+        if not give_up_heritage() and os.getresuid() == before:
             from superd.launcher.serve import main as serve_main  # noqa: PLC0415
 
             serve_main(name)
             return
-        serve = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run.py")
-        argv = [sys.executable, "-I", "-S", serve, "serve", name]
         for fd in (CHANNEL_FD, SPEC_FD):
             os.set_inheritable(fd, True)
         try:
-            os.execve(sys.executable, argv, {"LC_CTYPE": "C.UTF-8"})
+            os.execve(SERVE[0], [*SERVE, name], {"LC_CTYPE": "C.UTF-8"})
         except OSError as error:
             raise BecomeError(
                 "exec",
@@ -113,6 +115,28 @@ def _can_return() -> bool:
         os.setgroups([0])
     except PermissionError:
         return False
+    return True
+
+
+def give_up_heritage(path: str = "/proc/self/status") -> bool:
+    """Clear the capabilities that programs would get from us; False: there are none.
+
+    A unit's AmbientCapabilities= are for the ports of the master. What is effective and
+    permitted goes with the exec that must follow, except for root.
+    """
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            sets = [line.split()[1] for line in file if line[:7] in _HERITAGE]
+    except OSError:
+        return False  # no /proc: nothing is known of any
+    if not any(int(one, 16) for one in sets):
+        return False
+    try:
+        from superd.launcher.capabilities import clear_heritage  # noqa: PLC0415
+
+        clear_heritage()
+    except (ImportError, OSError, MemoryError) as error:
+        raise BecomeError("identity", f"capabilities: {error}") from error
     return True
 
 

@@ -33,7 +33,9 @@ def holds_still(pid: int, sock: str) -> bool:
     except PermissionError:
         return True  # a set-user-ID program: its descriptors are its own business
     except (FileNotFoundError, ProcessLookupError):
-        return False  # it has just ended
+        # It has just ended, and until it is reaped its folder is there; or it is hidden
+        # from us (hidepid, and it changed its user), or there is no /proc at all.
+        return _is_ours(pid) and not os.path.exists(f"/proc/{pid}")
     except OSError as error:
         if error.errno not in ERRNO_NO_DESCRIPTOR:
             raise
@@ -43,8 +45,10 @@ def holds_still(pid: int, sock: str) -> bool:
 def held_by_others(socks: set[str]) -> set[str]:
     """Look through every process we may look into, ourselves left out.
 
-    Where we have no descriptor left to look with, all count as held.
+    Where we have no descriptor left to look with, or no /proc, all count as held.
     """
+    if not can_look():
+        return socks
     try:
         held = _look(socks)
         # Once more for the rest: the first look misses a process that was forked behind
@@ -77,6 +81,22 @@ def _look(socks: set[str]) -> set[str]:
     return held
 
 
+def can_look() -> bool:
+    """Say whether there is a /proc."""
+    return os.path.lexists("/proc/self")
+
+
+def children() -> set[int]:
+    """List our children, zombies as well; none where the kernel does not tell."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return set()  # the /proc of another PID namespace: its numbers are not ours
+        with open("/proc/thread-self/children", encoding="ascii") as file:
+            return set(map(int, file.read().split()))
+    except OSError:
+        return set()
+
+
 def group_lives(pid: int) -> bool:
     """Say whether a reaped handler left processes of its group behind."""
     try:
@@ -85,6 +105,15 @@ def group_lives(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    return True
+
+
+def _is_ours(pid: int) -> bool:
+    """Say whether it is a child of ours that is not reaped: its pid is its own."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
     return True
 
 

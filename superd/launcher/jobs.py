@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from superd.core.protocol import clean
 from superd.launcher.environment import add_peer, stream_environment
-from superd.launcher.holders import group_lives, held_by_others, holds_still, socket_id
+from superd.launcher.holders import (
+    can_look,
+    children,
+    group_lives,
+    held_by_others,
+    holds_still,
+    socket_id,
+)
 from superd.launcher.spawn import Spawner, SpawnError
 
 if TYPE_CHECKING:
@@ -23,11 +30,12 @@ SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 class Job:
     """One connection and its handler. `sock` is None once the peer has seen the end."""
 
-    __slots__ = ("conn", "pid", "sock")
+    __slots__ = ("conn", "number", "pid", "sock")
 
     def __init__(self, conn: str, sock: socket.socket | None) -> None:
         self.conn = conn
         self.sock = sock
+        self.number = 0
         self.pid = 0
 
 
@@ -41,10 +49,17 @@ class Jobs:
         stderr_fd: int,
         channel: Channel,
         linger: Linger,
+        lookups: set[int],
     ) -> None:
         self.running: dict[int, Job] = {}
-        self.left: list[socket.socket] = []
-        """Sockets whose handler has ended but whose group has not."""
+        self.left: list[tuple[int, socket.socket]] = []
+        """Sockets whose handler (its pid) has ended and left processes behind."""
+        self._lookups = lookups
+        """The resolver's processes that are not reaped."""
+        self._started = 0
+        self._strangers: dict[int, int] = {}
+        """Processes that handlers left to us (capabilities.py), with the number of the
+        newest handler when they were first seen: those started later left them not."""
         self._by_conn: dict[str, Job] = {}
         self._spec = spec
         self._spawner = spawner
@@ -102,6 +117,8 @@ class Jobs:
         return True
 
     def _running(self, job: Job, name: str) -> None:
+        self._started += 1
+        job.number = self._started
         self.running[job.pid] = job
         self._by_conn[job.conn] = job
         self._channel.report(f"start {job.conn} {job.pid} {name or '-'}")
@@ -115,7 +132,7 @@ class Jobs:
 
         SIGCHLD does not count: 500 ends may be one signal. So: until there is none.
         """
-        ended = []
+        ended: list[Job] = []
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -125,7 +142,9 @@ class Jobs:
                 break
             job = self.running.pop(pid, None)
             if job is None:
-                continue  # a look-up, or a stranger's child that we inherited
+                self._lookups.discard(pid)
+                self._strangers.pop(pid, None)
+                continue
             del self._by_conn[job.conn]
             number, code = _split(status)
             cpu = round((usage.ru_utime + usage.ru_stime) * 1e6)
@@ -133,10 +152,35 @@ class Jobs:
             if job.sock is None:
                 continue
             if group_lives(pid):
-                self.left.append(job.sock)
+                self.left.append((pid, job.sock))
             else:
-                ended.append(job.sock)
-        return ended
+                ended.append(job)
+        return self._released(ended) if ended else []
+
+    def _released(self, ended: list[Job]) -> list[socket.socket]:
+        """Keep back in `left` the sockets that a process of another session holds.
+
+        What a handler leaves behind becomes our child, or a child of one that did. So
+        without a stranger that is younger than the handler there is nothing to look for.
+        """
+        strangers = children() - self.running.keys() - self._lookups
+        seen = {pid: self._strangers.get(pid, self._started) for pid in strangers}
+        self._strangers = seen
+        newest = max(seen.values(), default=0)
+        names = {
+            socket_id(job.sock.fileno())
+            for job in ended
+            if job.sock is not None and job.number <= newest
+        }
+        held = held_by_others(names) if names else names
+        done = []
+        for job in ended:
+            assert job.sock is not None
+            if held and socket_id(job.sock.fileno()) in held:
+                self.left.append((job.pid, job.sock))
+            else:
+                done.append(job.sock)
+        return done
 
     def sweep(self) -> list[socket.socket]:
         """Find the connections that nobody but us holds any more; returns them."""
@@ -148,16 +192,29 @@ class Jobs:
         ]
         if not closed and not self.left:
             return []
+        if not can_look():
+            return self._sweep_blind()
         names = {socket_id(job.sock.fileno()): job for job in closed if job.sock}
-        left = {socket_id(sock.fileno()): sock for sock in self.left}
+        left = {socket_id(entry[1].fileno()): entry for entry in self.left}
         held = held_by_others({*names, *left})
         done = []
         for name, job in names.items():
             if name not in held and job.sock is not None:
                 done.append(job.sock)
                 job.sock = None
-        self.left = [sock for name, sock in left.items() if name in held]
-        done.extend(sock for name, sock in left.items() if name not in held)
+        self.left = [entry for name, entry in left.items() if name in held]
+        done.extend(entry[1] for name, entry in left.items() if name not in held)
+        return done
+
+    def _sweep_blind(self) -> list[socket.socket]:
+        """Sweep without /proc: all that can be asked is whether a group has ended."""
+        left, self.left = self.left, []
+        done = []
+        for pid, sock in left:
+            if group_lives(pid):
+                self.left.append((pid, sock))
+            else:
+                done.append(sock)
         return done
 
     def kill(self, conn: str, name: str) -> bool:

@@ -55,6 +55,8 @@ class Resolver:
     def __init__(self, look: Callable[[str], str] = confirmed_name) -> None:
         self._look = look
         self.running: dict[int, Lookup] = {}
+        self.pids: set[int] = set()
+        """The processes that are not reaped: who reaps takes them out."""
         self._known: dict[str, tuple[str, float]] = {}
 
     def known(self, host: str, now: float) -> str | None:
@@ -86,6 +88,7 @@ class Resolver:
             finally:
                 os._exit(0)
         os.close(write)
+        self.pids.add(pid)
         self.running[read] = Lookup(host, pid, read, now + DEADLINE)
         return read
 

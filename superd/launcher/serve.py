@@ -70,8 +70,15 @@ class Launcher:
         self.spawner = Spawner(spec, getattr(module, "main", None))
         self.spawner.raise_own_limit()
         self.linger = Linger(self._unwatch)
-        self.jobs = Jobs(spec, self.spawner, self.stderr_fd, channel, self.linger)
         self.resolver = Resolver()
+        self.jobs = Jobs(
+            spec,
+            self.spawner,
+            self.stderr_fd,
+            channel,
+            self.linger,
+            self.resolver.pids,
+        )
         self.asking: dict[str, list[tuple[Job, list[str]]]] = {}
         self.datagrams: dict[int, DatagramService] = {}
         self.deadlines: list[tuple[float, int, str, str]] = []

@@ -64,11 +64,24 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def _shim(limits: dict[int, Any], constants: dict[str, Any]) -> list[str]:
+    how = {
+        "limits": list(limits.items()),
+        "constants": constants,
+        "root": str(ROOT),
+    }
+    return ["-c", _SHIM, json.dumps(how), RUN]
+
+
 class Launched:
     """One launcher and the master's end of its channel."""
 
     def __init__(
-        self, spec: dict[str, Any], limits: dict[int, Any], constants: dict[str, Any]
+        self,
+        spec: dict[str, Any],
+        limits: dict[int, Any],
+        constants: dict[str, Any],
+        prefix: list[str],
     ) -> None:
         self.records: list[str] = []
         self.pipe: int | None = None
@@ -82,18 +95,19 @@ class Launched:
         memory = os.memfd_create("superd-service")
         os.write(memory, json.dumps(spec).encode())
         argv = [sys.executable, "-I", "-S", RUN, "become", "probe"]
+        if constants:
+            # Where the second half is another program, it goes through the shim as well.
+            serve = _shim({}, constants)
+            again = {"superd.launcher.become.SERVE": [*argv[:3], *serve, "serve"]}
+            constants = {**constants, **again}
         if limits or constants:
-            how = {
-                "limits": list(limits.items()),
-                "constants": constants,
-                "root": str(ROOT),
-            }
-            argv[3:4] = ["-c", _SHIM, json.dumps(how), RUN]
+            argv[3:4] = _shim(limits, constants)
+        argv = [*prefix, *argv]
         # Above 3 and 4, so that no dup2 hits another: as the master does.
         high = [_dup_high(fd) for fd in (theirs.fileno(), memory)]
         null = os.devnull
         self.pid = os.posix_spawn(
-            sys.executable,
+            argv[0],
             argv,
             {"LC_CTYPE": "C.UTF-8"},
             file_actions=[
@@ -255,12 +269,13 @@ class LauncherFactory:
         ready: bool = True,
         limits: dict[int, Any] | None = None,
         constants: dict[str, Any] | None = None,
+        prefix: list[str] | None = None,
         **keys: Any,
     ) -> Launched:
         spec = {**SPEC, **keys}
         if "exec" in keys:
             spec["program"] = {"exec": spec.pop("exec")}
-        launched = Launched(spec, limits or {}, constants or {})
+        launched = Launched(spec, limits or {}, constants or {}, prefix or [])
         self.launched.append(launched)
         if ready:
             launched.wait("^ready$")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import socket
 
@@ -125,6 +126,11 @@ def test_without_a_descriptor_to_look_with_all_count_as_held(start, sock):
 # -- in a real launcher ----------------------------------------------------------------
 
 FAST = {"superd.launcher.serve.SWEEP": 0.05}
+NO_PROC = [
+    shutil.which("unshare") or "unshare", "-m",
+    "/bin/sh", "-c", 'umount -l /proc && exec "$@"', "sh",
+]  # fmt: skip
+HIDDEN = [*NO_PROC[:4], 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"]
 CLOSES = (
     "import os, time\n"
     "def main(argv):\n"
@@ -133,6 +139,14 @@ CLOSES = (
     " os.dup2(null, 0); os.dup2(null, 1)\n"
     " time.sleep(60)\n"
 )
+
+
+def stays_open(peer):
+    """Wait for some looks of a FAST launcher: the peer gets no end."""
+    peer.settimeout(0.4)
+    with pytest.raises(TimeoutError):
+        peer.recv(1)
+    peer.settimeout(20)
 
 
 def test_the_peer_sees_the_end_when_the_handler_closed_it_and_lives_on(launcher):
@@ -167,6 +181,52 @@ def test_the_connection_stays_while_somebody_of_the_handlers_has_it(launcher, st
     assert read_all(peer) == b""
 
 
+@pytest.mark.root
+def test_a_set_user_id_handler_that_hidepid_hides_keeps_its_idle_connection(
+    launcher, tmp_path
+):
+    program = tmp_path / "cat"
+    shutil.copy("/bin/cat", program)
+    program.chmod(0o4755)
+    nobody = {"user": "nobody", "uid": 65534, "gid": 65534, "groups": []}
+    it = launcher(exec=[str(program)], constants=FAST, prefix=HIDDEN, **nobody)
+    peer = it.connect()
+    peer.sendall(b"a")
+    assert peer.recv(1) == b"a"
+    if os.stat(f"/proc/{it.handler(1)}").st_uid:
+        pytest.skip("this file system takes no set-user-ID programs")
+    stays_open(peer)
+    peer.sendall(b"b")
+    assert peer.recv(1) == b"b"
+    peer.shutdown(socket.SHUT_WR)
+    assert read_all(peer) == b""
+    it.wait("^end 1 0 0 ")
+
+
+@pytest.mark.root
+def test_without_proc_an_idle_handler_keeps_its_connection(launcher):
+    it = launcher(constants=FAST, prefix=NO_PROC)
+    peer = it.connect()
+    it.handler(1)
+    stays_open(peer)
+    peer.sendall(b"b")
+    assert peer.recv(1) == b"b"
+    assert it.talk(b"another") == b"another"
+
+
+@pytest.mark.root
+def test_without_proc_a_connection_ends_with_the_last_of_its_handlers_group(launcher):
+    script = "exec 3<&0; (read line <&3; echo $line) &"
+    it = launcher.shell(script, constants=FAST, prefix=NO_PROC)
+    peer = it.connect()
+    it.wait("^end 1 0 0 ")
+    stays_open(peer)
+    peer.sendall(b"later\n")
+    assert read_all(peer) == b"later\n"
+    it.put("retire")
+    assert it.wait_end() == 0
+
+
 def _family(pid):
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         return [pid, *map(int, file.read().split())]
@@ -184,3 +244,93 @@ def test_a_background_process_keeps_the_connection_of_an_ended_handler(launcher)
     it.wait("^end 1 0 0 ")
     peer.sendall(b"later")
     assert read_all(peer) == b"later"
+
+
+# -- processes that left their handler's group -----------------------------------------
+
+LATE = (
+    "import os, time\n"
+    "def main(argv):\n"
+    " if not os.fork():\n"
+    "  os.setsid(); time.sleep(1); os.write(1, b'late'); os._exit(0)\n"
+)
+
+
+def test_a_child_in_a_session_of_its_own_still_writes_when_its_handler_has_ended(
+    launcher,
+):
+    it = launcher.python(LATE)
+    peer = it.connect()
+    it.wait("^end 1 0 0 ")
+    assert read_all(peer) == b"late"
+    it.put("retire")
+    assert it.wait_end() == 0
+
+
+@pytest.mark.root
+def test_it_does_so_under_another_user_as_well(launcher):
+    program = ["/bin/sh", "-c", "setsid sh -c 'sleep 1; echo late' & exit 0"]
+    it = launcher(exec=program, user="nobody", uid=65534, gid=65534, groups=[])
+    assert it.talk() == b"late\n"
+
+
+def test_a_daemon_that_was_seen_before_its_handler_ended_keeps_the_connection(launcher):
+    # It was forked twice: it is the launcher's child while its handler still runs, and
+    # other handlers end in between.
+    it = launcher.python(
+        "import os\n"
+        "def main(argv):\n"
+        " if os.read(0, 1) != b'd': return\n"
+        " child = os.fork()\n"
+        " if not child:\n"
+        "  os.setsid()\n"
+        "  if os.fork(): os._exit(0)\n"
+        "  os.write(1, b'.')\n"
+        "  while (word := os.read(0, 1)) != b'l': os.write(1, b'wait')\n"
+        "  os.write(1, b'late'); os._exit(0)\n"
+        " os.waitpid(child, 0)\n"
+        " os.kill(os.getpid(), 19)\n",
+        constants=FAST,
+    )
+    peer = it.connect()
+    peer.sendall(b"d")
+    assert peer.recv(1) == b"."
+    assert it.talk(b"x") == b""
+    os.kill(it.handler(1), signal.SIGCONT)
+    os.kill(it.handler(1), signal.SIGKILL)
+    it.wait("^end 1 ")
+    stays_open(peer)
+    peer.sendall(b"l")
+    assert read_all(peer) == b"late"
+
+
+def test_a_daemon_that_is_known_costs_later_handlers_no_look_at_all(launcher):
+    it = launcher.python(
+        "import os, time\n"
+        "from superd.launcher import jobs\n"
+        "look, calls = jobs.held_by_others, []\n"
+        "def counted(socks):\n"
+        " calls.append(socks)\n"
+        " return look(socks)\n"
+        "jobs.held_by_others = counted\n"
+        "def main(argv):\n"
+        " if os.read(0, 1) == b'd':\n"
+        "  read, write = os.pipe()\n"
+        "  pid = os.fork()\n"
+        "  if not pid:\n"
+        "   os.setsid(); null = os.open('/dev/null', os.O_RDWR)\n"
+        "   os.dup2(null, 0); os.dup2(null, 1)\n"
+        "   os.write(write, b'.'); time.sleep(60)\n"
+        "  os.read(read, 1)\n"
+        "  os.write(1, b'%d ' % pid)\n"
+        " os.write(1, b'%d' % len(calls))\n",
+        constants=FAST,
+    )
+    assert it.talk(b"x") == b"0"
+    daemon, looks = it.talk(b"d").split()
+    try:
+        assert looks == b"0", "no stranger, no look"
+        assert [it.talk(b"x") for _ in range(5)] == [b"1"] * 5
+    finally:
+        os.kill(int(daemon), signal.SIGKILL)
+    assert it.talk(b"x") == b"1"

@@ -126,7 +126,10 @@ def test_who_has_connected_before_a_stop_is_served(superd):
     for sock in socks:
         assert read_all(sock) == b"served"
         sock.close()
-    daemon.stop()
+    # A second TERM now would be "at once" for a handler whose end is not yet reported.
+    daemon.wait_end()
+    daemon.judge()
+    assert daemon.process.returncode == 0
 
 
 def test_connections_that_are_lost_with_their_launcher_are_in_the_log(superd):
