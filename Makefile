@@ -15,7 +15,7 @@ run: $(VENV)/ready
 	@$(BIN)/superd -c etc/superd.yaml --hints $(RUN_FLAGS)
 
 test: $(VENV)/ready
-	@VENV=$(VENV) sh .ci/run-tests -m "not long"
+	@VENV=$(VENV) sh .ci/run-tests -m "not long" -n 2 --dist loadfile
 
 test-long: $(VENV)/ready
 	@VENV=$(VENV) sh .ci/run-tests -m long --timeout 1200
