@@ -64,21 +64,24 @@ class Launchers:
         launcher = self.launchers.get(number)
         if launcher is None or launcher.state != "starting":
             return
+        self._end(launcher, f"not ready after {READY_DEADLINE:g} s")
+
+    def _end(self, launcher: Launcher, reason: str) -> None:
+        """End a launcher that does not do its part; the rest follows from its end."""
         self._log(
             "error",
             "kill",
             ("service", launcher.service.name),
-            ("launcher", number),
-            ("reason", f"not ready after {READY_DEADLINE:g} s"),
+            ("launcher", launcher.id),
+            ("reason", reason),
         )
-        self._out.append(cmd.KillLauncher(number))
+        self._out.append(cmd.KillLauncher(launcher.id))
 
     def _expect_answer(self, launcher: Launcher, conn: int, now: float) -> None:
         """Start to wait for the start of a handler."""
         launcher.unanswered[conn] = now
-        if (
-            not launcher.answer_due
-        ):  # one deadline for each launcher, not for each start
+        # One deadline for each launcher, and not one for each start.
+        if not launcher.answer_due:
             launcher.answer_due = True
             self.deadlines.add(now + ANSWER_DEADLINE, "answer", launcher.id)
 
@@ -95,14 +98,7 @@ class Launchers:
             launcher.answer_due = True
             self.deadlines.add(due, "answer", number)
             return
-        self._log(
-            "error",
-            "kill",
-            ("service", launcher.service.name),
-            ("launcher", number),
-            ("reason", f"no answer for {ANSWER_DEADLINE:g} s"),
-        )
-        self._out.append(cmd.KillLauncher(number))
+        self._end(launcher, f"no answer for {ANSWER_DEADLINE:g} s")
 
     def _launcher_refused(self, event: ev.LauncherRefused, _now: float) -> None:
         launcher = self.launchers.get(event.launcher)
