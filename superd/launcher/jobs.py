@@ -21,7 +21,6 @@ from superd.launcher.spawn import Spawner, SpawnError
 
 if TYPE_CHECKING:
     from superd.launcher.channel import Channel
-    from superd.launcher.linger import Linger
     from superd.launcher.spec import Spec
 
 SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
@@ -48,7 +47,6 @@ class Jobs:
         spawner: Spawner,
         stderr_fd: int,
         channel: Channel,
-        linger: Linger,
         lookups: set[int],
     ) -> None:
         self.running: dict[int, Job] = {}
@@ -65,7 +63,6 @@ class Jobs:
         self._spawner = spawner
         self._stderr_fd = stderr_fd
         self._channel = channel
-        self._linger = linger
 
     def greet(self, job: Job) -> None:
         """Send the banner; a fresh socket's buffer takes it, or the peer goes without."""

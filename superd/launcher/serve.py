@@ -76,7 +76,6 @@ class Launcher:
             self.spawner,
             self.stderr_fd,
             channel,
-            self.linger,
             self.resolver.pids,
         )
         self.asking: dict[str, list[tuple[Job, list[str]]]] = {}

@@ -105,19 +105,8 @@ class Generations:
         shell.listeners.update(new.listeners)
         for key in new.listeners:
             shell.kept.pop(key, None)
-        services = [
-            dict(
-                service,
-                listeners=[
-                    one for one in service["listeners"] if one["key"] in shell.listeners
-                ],
-            )
-            for service in services
-        ]
-        shell.specs = {
-            service["name"]: dict(service["launcher"], mode=service["mode"])
-            for service in services
-        }
+        new_specs = tuple(service_spec(one) for one in services)
+        shell.specs = {spec.name: spec.launcher for spec in new_specs}
         for key, opened in new.listeners.items():
             self._log.write(
                 "info",
@@ -130,7 +119,7 @@ class Generations:
             )
         self.number += 1
         self.plan = plan
-        shell.feed(Reloaded(tuple(service_spec(one) for one in services), self.number))
+        shell.feed(Reloaded(new_specs, self.number))
 
     def accept_last(self, keys: list[str]) -> None:
         """Accept what waits in listeners that are about to be closed.

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BACKLOG = 4096
 """The kernel cuts it to net.core.somaxconn: the backlog is our queue for full services."""
 
-NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
 

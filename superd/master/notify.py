@@ -27,11 +27,6 @@ class Notifier:
         self.watchdog = _watchdog(environ)
         """Seconds within which the manager wants a sign of life; None: it does not."""
 
-    @property
-    def active(self) -> bool:
-        """Somebody listens."""
-        return bool(self._address)
-
     def send(self, *lines: str) -> None:
         """Send one datagram; a manager that does not read it is its own trouble."""
         if not self._address:
