@@ -42,7 +42,7 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 bench: $(VENV)/ready
-	$(BIN)/python bench/connections.py
+	$(BIN)/python bench/run.py --write
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build
