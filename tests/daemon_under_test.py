@@ -14,6 +14,7 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 20.0
 F_SETPIPE_SZ = 1031
 
@@ -73,18 +77,17 @@ class Daemon:
         shim = [sys.executable, "-I", "-S", "-c", _SHIM, names]
         shim.append(",".join(map(str, fds)))
         command = [sys.executable, "-m", "superd", *arguments]
-        root = Path(__file__).resolve().parent.parent
         self.process = subprocess.Popen(
             [*prefix, *shim, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=write,
             pass_fds=fds,
-            cwd=root,
+            cwd=ROOT,
             env={
                 **os.environ,
                 "NOTIFY_SOCKET": str(folder / "notify"),
-                "PYTHONPATH": str(root),
+                "PYTHONPATH": str(ROOT),
                 **environment,
             },
             start_new_session=True,
@@ -288,18 +291,27 @@ class DaemonFactory:
         prefix: list[str] | None = None,
         limits: dict[int, tuple[int, int]] | None = None,
         expect: list[str] | None = None,
+        constants: dict[str, float] | None = None,
     ) -> Daemon:
-        """Start a daemon on this configuration and wait until it serves."""
+        """Start a daemon on this configuration and wait until it serves.
+
+        `constants` are other values for those of the master, by full name: a test must
+        not take a minute because a worker is idle after half of one.
+        """
         folder = self.folder / f"daemon{len(self.daemons)}"
         folder.mkdir(mode=0o755)
         file = folder / "superd.yaml"
         text = config if isinstance(config, str) else json.dumps(config, indent=1)
         file.write_text(text)
+        environment = dict(environment or {})
+        if constants:
+            path = environment.get("PYTHONPATH", str(ROOT))
+            environment["PYTHONPATH"] = f"{_set_constants(folder, constants)}:{path}"
         daemon = Daemon(
             folder,
             arguments=arguments or ["-c", str(file)],
             inherit=inherit or {},
-            environment=environment or {},
+            environment=environment,
             prefix=prefix or [],
             limits=limits or {},
         )
@@ -328,6 +340,21 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+def in_namespace(hosts: str, resolv: str = "") -> list[str]:
+    """Run with another /etc/hosts and resolv.conf, in a mount namespace of its own."""
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare (Debian package util-linux)")
+    script = (
+        "mount --make-rprivate / && mount -t tmpfs tmpfs /mnt && "
+        f"printf '{hosts}' >/mnt/hosts && mount --bind /mnt/hosts /etc/hosts && "
+        f"printf '{resolv}' >/mnt/resolv && mount --bind /mnt/resolv /etc/resolv.conf && "
+        "printf 'hosts: files dns\\n' >/mnt/nss && "
+        "mount --bind /mnt/nss /etc/nsswitch.conf; "
+        'exec "$@"'
+    )
+    return ["unshare", "-m", "sh", "-c", script, "sh"]
+
+
 def eventually(check, what: str, *, deadline: float = DEADLINE) -> Any:
     """Poll a condition that has no descriptor (/proc, say) until it holds."""
     until = time.monotonic() + deadline
@@ -352,6 +379,18 @@ def unsent(sock: socket.socket) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), 0x5411, count)
     return count[0]
+
+
+def _set_constants(folder: Path, constants: dict[str, float]) -> Path:
+    """Write a sitecustomize that sets them, imported before superd begins."""
+    lines = []
+    for place, value in constants.items():
+        module, _, name = place.rpartition(".")
+        lines.append(f"import {module}\n{module}.{name} = {value!r}\n")
+    path = folder / "constants"
+    path.mkdir()
+    (path / "sitecustomize.py").write_text("".join(lines))
+    return path
 
 
 def _set_limits(limits: dict[int, tuple[int, int]]) -> None:

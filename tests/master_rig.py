@@ -43,6 +43,7 @@ class PlayedKernel(Kernel):
         ours, theirs = super().socketpair()
         kept = self.__dict__.setdefault("ends", [])
         kept.append(theirs.dup())
+        self.__dict__.setdefault("pairs", []).append((ours, kept[-1]))
         return ours, theirs
 
     def spawn(self, argv, environment, actions, **flags) -> int:
@@ -201,6 +202,19 @@ class Rig:
             one for one in self.shell.launchers.values() if one.pid == launcher.pid
         )
 
+    def seat(self, number: int = 1) -> Played:
+        """Find the worker's end of a seat; close it, and the channel has ended."""
+        ours = self.shell.seats[number].sock
+        [end] = [end for one, end in self.kernel.__dict__["pairs"] if one is ours]
+        return Played(end, 0)
+
+    def worker(self, number: int = 1, pid: int = 4711) -> Played:
+        """Let a worker sit on a seat."""
+        seat = self.seat(number)
+        seat.say(f"hello {pid}")
+        self.until(lambda: self.shell.core.seats[number].pid == pid)
+        return seat
+
     def _reap(self, pid: int) -> None:
         fd = self.pidfds.pop(pid)
         self.loop.forget(fd)
@@ -236,15 +250,18 @@ class Rig:
             launcher.close()
         for end in self.kernel.__dict__.get("ends", []):
             end.close()
+        for seat in shell.seats.values():
+            seat.drop()
+            seat.sock.close()
         for opened in shell.kept.values():
             opened.sock.close()
         for conn in shell.conns.values():
             conn.close()
         for fd in shell._orphans.values():
             os.close(fd)
-        for key in list(self.loop._selector.get_map().values()):
-            if isinstance(getattr(key.data, "__self__", None), Output):
-                os.close(key.fd)
+        for fd, call in list(self.loop._calls.items()):
+            if isinstance(getattr(call, "__self__", None), Output):
+                os.close(fd)
         for peer in self._peers:
             peer.close()
         shell.refusals.close()
@@ -289,8 +306,23 @@ def entry(name: str = "echo", *listeners: Any, **given: Any) -> dict[str, Any]:
             "message": given.get("message", ""),
         },
         "timeouts": {"stop": 5.0, "launcher_idle": 600.0},
-        "launcher": {"program": {"exec": given.get("exec", ["/bin/cat"])}},
+        "launcher": {
+            "program": {"exec": given.get("exec", ["/bin/cat"])},
+            "resolve": given.get("resolve", False),
+            "workers": given.get("workers"),
+            "max_workers": given.get("max_workers", given.get("workers")),
+        },
     }
+
+
+def pool(name: str = "echo", **given: Any) -> dict[str, Any]:
+    """Make the plan of a pool, which has one worker if a test does not say otherwise."""
+    return entry(name, **{"mode": "pool", "workers": 1, **given})
+
+
+def loop(name: str = "echo", **given: Any) -> dict[str, Any]:
+    """Make the plan of a service with one event loop."""
+    return pool(name, **{"mode": "loop", **given})
 
 
 def plan(*services: dict[str, Any], **log: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def service(name: str = "echo", **given: Any) -> ServiceSpec:
     )
     keys = given.pop("keys", (f"tcp {name}",))
     kind = given.pop("kind", "stream")
+    mode, workers = given.get("mode", "process"), given.get("workers", 0)
     return ServiceSpec(
         name=name,
         place=f"x.yaml:1:1:{name}",
@@ -35,6 +36,10 @@ def service(name: str = "echo", **given: Any) -> ServiceSpec:
         stop=given.pop("stop", 5.0),
         launcher_idle=given.pop("launcher_idle", 600.0),
         launcher={"exec": ["/bin/cat"], **given},
+        mode=mode,
+        workers=workers,
+        max_workers=given.get("max_workers", workers),
+        resolve=given.get("resolve", False),
     )
 
 
@@ -65,6 +70,26 @@ def ended(
 ) -> ev.Ended:
     """Let a handler end."""
     return ev.Ended(launcher, conn, signal, status, 0.01, progress)
+
+
+def pool(name: str = "echo", **given: Any) -> ServiceSpec:
+    """Make the spec of a service with one worker that serves one connection at a time."""
+    return service(name, **{"mode": "pool", "workers": 1, **given})
+
+
+def loop(name: str = "echo", **given: Any) -> ServiceSpec:
+    """Make the spec of a service with two event loops."""
+    return service(name, **{"mode": "loop", "workers": 2, **given})
+
+
+def taken(seat: int, pid: int = 0) -> ev.SeatTaken:
+    """Let a worker sit down."""
+    return ev.SeatTaken(seat, pid or 7000 + seat)
+
+
+def served(conn: int, seat: int, status: int = 0, launcher: int = 1) -> ev.Ended:
+    """Let the worker of a seat be done with a connection."""
+    return ev.Ended(launcher, conn, 0, status, 0.01, True, seat)
 
 
 class Playbook:
@@ -115,3 +140,18 @@ class Playbook:
         self.said += [one for one in commands if not isinstance(one, cmd.Log)]
         check(self.core)
         return self
+
+
+def manned(spec: ServiceSpec, seats: int, conns: int = 0) -> Playbook:
+    """Serve with a launcher that is ready and so many workers; connections may wait."""
+    book = Playbook(spec).tell(accepted(1)).tell(ev.LauncherReady(1))
+    for seat in range(1, seats + 1):
+        book.tell(taken(seat))
+    for conn in range(2, conns + 1):
+        book.tell(accepted(conn))
+    return book
+
+
+def ends(book: Playbook) -> dict[object, object]:
+    """Return the status of every connection whose end is in the log."""
+    return {line["conn"]: line["status"] for line in book.logged("end")}

@@ -95,6 +95,13 @@ EXCEPTIONS = {
     "superd/master/detach.py": {"daemon"},
     # Loaded by the half of a launcher that executes the other one (see below).
     "superd/launcher/capabilities.py": {"ctypes"},
+    # Of a worker alone, which is another process: what it needs more than a launcher.
+    "superd/launcher/ledger.py": {"mmap"},
+    "superd/launcher/pristine.py": {"io"},
+    "superd/launcher/streams.py": {"asyncio", "types"},
+    "superd/launcher/loop_writer.py": {"asyncio"},
+    "superd/launcher/loop_status.py": {"asyncio"},
+    "superd/launcher/looping.py": {"asyncio", "selectors"},
     # The compile child is another program: only its version is asked for.
     "superd/config/compile.py": {"superd.__version__"},
 }

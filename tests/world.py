@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from playbook import service
+from world_seats import STATUSES, Peer, Place, Process, Workers, any_mode
 
 from superd.core import commands as cmd
 from superd.core import events as ev
 from superd.core.audit import check
+from superd.core.seats import REFILL_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,35 +27,11 @@ if TYPE_CHECKING:
     Pick = Callable[[Sequence[Any]], Any]
 
 HOSTS = [*(f"192.0.2.{n}" for n in range(4)), "2001:db8::1", "unix:1000"]
-STATUSES = [0, 0, 0, 0, 1, 1, 100, 101, 110, 111, 112, 7]
+FINAL = ("refused", "closed", "failed", "ended")
 
 
 @dataclass
-class Peer:
-    """One connection (or lending), and how far it has come."""
-
-    serial: int
-    host: str
-    fate: str = "new"
-    launcher: int = 0
-
-    @property
-    def is_live(self) -> bool:
-        """It holds a slot."""
-        return self.fate in ("sent", "started", "orphan") and bool(self.host)
-
-
-@dataclass
-class Process:
-    """One launcher."""
-
-    serial: int
-    retired: bool = False
-    ready: bool = False
-
-
-@dataclass
-class World:
+class World(Workers):
     """Kernel, launchers, peers and operator of one core."""
 
     core: Supervisor
@@ -66,6 +44,14 @@ class World:
     lent: dict[str, int] = field(default_factory=dict)
     peers: dict[int, Peer] = field(default_factory=dict)
     launchers: dict[int, Process] = field(default_factory=dict)
+    seats: dict[int, Place] = field(default_factory=dict)
+    looks: list[tuple[int, int]] = field(default_factory=list)
+    pids: int = 7000
+    crowd: int = 0
+    told: set[int] = field(default_factory=set)
+    """Whose end is in the log."""
+    final: set[int] = field(default_factory=set)
+    """Whose end has come."""
     exited: bool = False
     _made: int = 0
     _generation: int = 0
@@ -83,11 +69,14 @@ class World:
             self.now = max(self.now, when)
             self._obey(self.core.tick(self.now))
         self.now = until
+        if seconds >= REFILL_AFTER:
+            self.check_filled()
 
     def _obey(self, commands: list[cmd.Command]) -> None:
         for command in commands:
             getattr(self, f"_on_{type(command).__name__.lower()}")(command)
         self.audit(self.core)
+        assert self.told == self.final, (self.told ^ self.final, commands)
         for key, polled in self.open.items():
             name, kind = self._owner(key)
             limits = self.specs[name].limits
@@ -117,6 +106,10 @@ class World:
 
     def _on_log(self, command: cmd.Log) -> None:
         assert command.level in ("debug", "info", "warning", "error")
+        conn = dict(command.fields).get("conn")
+        if command.verb in ("end", "refuse") and isinstance(conn, int):
+            assert conn not in self.told, f"{command.verb} of {conn} was told before"
+            self.told.add(conn)
 
     def _on_poll(self, command: cmd.Poll) -> None:
         assert not self.open[command.listener], "polled twice"
@@ -136,7 +129,7 @@ class World:
         assert command.launcher not in self.launchers
         for other in self.launchers.values():
             assert other.retired or other.serial != serial, "two launchers at once"
-        self.launchers[command.launcher] = Process(serial)
+        self.launchers[command.launcher] = Process(serial, self.specs[command.service])
 
     def _on_retirelauncher(self, command: cmd.RetireLauncher) -> None:
         assert not self.launchers[command.launcher].retired, "retired twice"
@@ -148,19 +141,33 @@ class World:
     def _on_send(self, command: cmd.Send) -> None:
         peer = self.peers[command.conn]
         launcher = self.launchers[command.launcher]
-        assert peer.fate == "new", f"sent, but it was {peer.fate}"
+        before = ("looked up", "new") if command.seat else ("new",)
+        assert peer.fate in before, f"sent, but it was {peer.fate}"
         assert launcher.serial == peer.serial
         assert not launcher.retired
-        peer.fate, peer.launcher = "sent", command.launcher
+        assert bool(command.seat) == bool(launcher.spec.workers)
+        fresh = peer.fate == "new"
+        if command.seat:
+            self._seat_peer(command)
+        else:
+            peer.fate = "sent"
+        peer.launcher = command.launcher
+        if fresh:
+            self._admitted(peer)
+        assert 0 <= command.number - peer.number <= peer.crowd
+
+    def _admitted(self, peer: Peer) -> None:
+        """Compare a fresh slot with the limits."""
+        peer.number = self.live(peer.serial, peer.host)
+        peer.crowd = self.crowd
         [limits] = [
             spec.limits
             for name, spec in self.specs.items()
             if self.serials[name] == peer.serial
         ]
         assert self.live(peer.serial) <= limits.connections
-        assert command.number == self.live(peer.serial, peer.host)
         if limits.per_source is not None:
-            assert command.number <= limits.per_source
+            assert peer.number <= limits.per_source
 
     def _on_lend(self, command: cmd.Lend) -> None:
         assert command.listener not in self.lent, "lent twice"
@@ -171,17 +178,19 @@ class World:
     def _on_refuse(self, command: cmd.Refuse) -> None:
         peer = self.peers[command.conn]
         assert peer.fate == "new", f"refused, but it was {peer.fate}"
-        peer.fate = "refused"
+        self._end(command.conn, "refused")
 
     def _on_close(self, command: cmd.Close) -> None:
         peer = self.peers[command.conn]
-        assert peer.fate == "sent", f"closed, but it was {peer.fate}"
+        known = ("sent", "looked up")
+        assert peer.fate in known, f"closed, but it was {peer.fate}"
         assert peer.launcher not in self.launchers, "its launcher lives"
         self._end(command.conn, "closed")
 
     def _on_signal(self, command: cmd.Signal) -> None:
-        assert self.peers[command.conn].launcher == command.launcher
-        assert self.peers[command.conn].fate in ("sent", "started")
+        peer = self.peers[command.conn]
+        assert (peer.launcher, peer.seat) == (command.launcher, command.seat)
+        assert peer.fate in (("seated",) if command.seat else ("sent", "started"))
 
     def _on_watchorphan(self, command: cmd.WatchOrphan) -> None:
         peer = self.peers[command.conn]
@@ -193,6 +202,7 @@ class World:
 
     def _end(self, conn: int, fate: str) -> None:
         self.peers[conn].fate = fate
+        self.final.add(conn)
         for key in [key for key, number in self.lent.items() if number == conn]:
             del self.lent[key]
 
@@ -215,7 +225,7 @@ class World:
         self.peers[self._made] = peer
         self.tell(ev.Accepted(self._made, key, peer.host, 50000))
         if not (full or crowd):
-            assert peer.fate == "sent", peer
+            assert peer.fate in ("sent", "seated", "looked up"), peer
         elif limits.when_full == "refuse" or not room:
             assert peer.fate == "refused", peer
         else:
@@ -278,7 +288,8 @@ class World:
         conn = pick([*self.peers, 10**9])
         launcher = pick([*self.launchers, 10**9])
         peer = self.peers.get(conn)
-        if peer is not None and peer.launcher == launcher and peer.fate == "sent":
+        mine = peer is not None and peer.launcher == launcher
+        if mine and peer.fate in ("sent", "looked up"):
             return
         lies: list[ev.Event] = [ev.Started(launcher, conn, 1, "liar")]
         if peer is None or peer.launcher != launcher or peer.fate != "started":
@@ -286,7 +297,7 @@ class World:
                 ev.Ended(launcher, conn, 0, 100, 0.0, True),
                 ev.NotStarted(launcher, conn, "exec", "a lie"),
             ]
-        event = pick(lies)
+        event = pick([pick(lies), self.lie_of_seats(pick)])
         said = self.core.handle(event, self.now)
         assert said == [], f"{event} changed something: {said}"
 
@@ -303,20 +314,35 @@ class World:
             number, choked = pick(sorted(self.launchers)), pick([True, False, False])
             self.tell(ev.LauncherChoked(number, choked))
 
+    def unchoke(self) -> None:
+        """Let every launcher be fast."""
+        for launcher in sorted(self.launchers):
+            self.tell(ev.LauncherChoked(launcher, False))
+
     def crash(self, pick: Pick) -> None:
         """Let a launcher die, whatever it does."""
         if self.launchers:
-            self._gone(pick(sorted(self.launchers)), "signal:9")
+            number = pick(sorted(self.launchers))
+            ended = self.empty_seats(number)
+            early = pick([0, len(ended)])
+            for seat in ended[:early]:
+                self.lose_seat(seat)
+            self._gone(number, "signal:9")
+            # While it lived it was given seats for who waited for those that ended.
+            for seat in self.empty_seats(number):
+                self.lose_seat(seat)
 
     def finish(self, pick: Pick) -> None:
-        """Let retired launchers without a handler end, as they do."""
-        busy = {self.peers[conn].launcher for conn in self._with("sent", "started")}
+        """Let retired launchers without a handler or a worker end, as they do."""
+        busy = self.with_workers()
+        busy |= {self.peers[conn].launcher for conn in self._with("sent", "started")}
         for number in sorted(self.launchers):
             if self.launchers[number].retired and number not in busy:
                 self._gone(number, "exit:0")
 
     def _gone(self, number: int, status: str) -> None:
         del self.launchers[number]
+        self.looks = [look for look in self.looks if look[0] != number]
         for peer in self.peers.values():
             assert peer.fate != "orphan" or peer.launcher != number
         self.tell(ev.LauncherGone(number, status))
@@ -333,7 +359,7 @@ class World:
             keys = [free.pop(pick(range(len(free)))) for _ in range(pick([0, 1, 1, 2]))]
             if not keys:
                 continue
-            kind = pick(["stream", "stream", "stream", "wait", "datagram"])
+            kind = pick(["stream"] * 6 + ["wait", "datagram"])
             specs.append(
                 service(
                     name,
@@ -345,7 +371,7 @@ class World:
                     warm=pick([False, False, True]),
                     stop=pick([0.0, 1.0, 5.0]),
                     launcher_idle=pick([1.0, 60.0]),
-                    mode="wait" if kind == "wait" else "process",
+                    **any_mode(pick, kind),
                     user=pick(["nobody", "somebody"]),
                 )
             )
@@ -379,28 +405,35 @@ class World:
         """Stop all faults, let everybody finish; then nothing may be left."""
         first: Pick = lambda options: options[0]  # noqa: E731
         for _ in range(1000):
-            if not self._with("new", "sent", "started", "orphan"):
+            if not self._with(
+                "new", "looked up", "seated", "sent", "started", "orphan"
+            ):
                 break
-            for launcher in sorted(self.launchers):
-                self.tell(ev.LauncherChoked(launcher, False))
+            self.unchoke()
             self.start(first)
             for conn in self._with("started"):
                 self._end(conn, "ended")
                 self.tell(ev.Ended(self.peers[conn].launcher, conn, 0, 0, 0.0, True))
             self.end_orphan(first)
             self.get_ready(first)
+            self.settle_seats()
             self.finish(first)
             self.pass_time(1.0)
-        for launcher in sorted(self.launchers):
-            self.tell(ev.LauncherChoked(launcher, False))
+        self.unchoke()
+        for _ in self.launchers:
+            self.get_ready(first)
+        self.settle_seats()
         self.pass_time(120.0)
+        self.settle_seats()
         self.finish(first)
 
     def check_rest(self) -> None:
         """All that was accepted has had its end; everything is zero and is polled."""
         left = {peer.fate for peer in self.peers.values()}
-        assert left <= {"refused", "closed", "failed", "ended"}, left
+        assert left <= set(FINAL), left
         assert self.core.conns == {}
+        assert set(self.core.seats) == set(self.seats)
+        self.check_seats()
         assert self.core.leaving == []
         for one in self.core.services.values():
             assert (one.admission.live, one.admission.sources) == (0, {}), one.name
@@ -408,10 +441,10 @@ class World:
         assert all(self.open.values()), self.open
         assert len(self.core.deadlines._heap) < 20 + 2 * len(self.launchers)
 
-    def stop(self) -> None:
+    def stop(self, *, at_once: bool = False) -> None:
         """Stop; who does not end by itself is left behind after the last deadline."""
         self.specs, self.serials = {}, {}
-        self.tell(ev.StopAsked(at_once=False))
+        self.tell(ev.StopAsked(at_once))
         assert self.open == {}
         self.pass_time(60.0)
         assert self.exited

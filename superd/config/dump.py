@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from superd.config.identity import Lookup
+from superd.config.modes import (
+    MODES_OF,
+    is_warm,
+    most_connections,
+    worker_values,
+)
 from superd.config.scalars import resolve
 
 if TYPE_CHECKING:
@@ -74,7 +80,10 @@ def dump_configuration(log: Log, services: Sequence[Settled]) -> str:
 
 
 def _service(settled: Settled, lookup: Lookup) -> dict[str, Any]:
-    values = settled.service.model_dump(mode="json", by_alias=True)
+    service = settled.service
+    values = service.model_dump(mode="json", by_alias=True)
+    values |= worker_values(service) | {"warm": is_warm(service)}
+    values["limits"]["connections"] = most_connections(service)
     values["directory"] = settled.directory
     if settled.program is not None:
         if values["exec"] is not None:
@@ -84,7 +93,8 @@ def _service(settled: Settled, lookup: Lookup) -> dict[str, Any]:
         values["user"] = identity.user
         values["group"] = lookup.group_name(identity.gid)
     values["listen"] = [_absolute(one, settled) for one in values["listen"]]
-    unused = ("handler", "options") if values["exec"] else ("exec",)
+    unused = {"handler", "options"} if values["exec"] else {"exec"}
+    unused |= {name for name, modes in MODES_OF.items() if service.mode not in modes}
     names = [*FIRST, *(name for name in values if name not in FIRST)]
     return {name: values[name] for name in names if name not in unused}
 

@@ -2,7 +2,7 @@
 
 This process is root where superd is; a handler's module must never be. So its file is
 found by the path finder alone, no package on the way is imported, and what it offers is
-read from the syntax tree: `main`, `datagram`, and the literal `OPTIONS`.
+read from the syntax tree: `main`, `serve`, `datagram`, and the literal `OPTIONS`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Handler:
     module: str
     folders: tuple[str, ...]
     stream: bool
+    loop: bool
     datagram: bool
     options: dict[str, dict[str, Any]] | None
 
@@ -66,7 +67,13 @@ class Handlers:
         path, folders = find_source(module)
         names, options = read_source_of(module, path)
         return Handler(
-            name, module, folders, "main" in names, "datagram" in names, options
+            name,
+            module,
+            folders,
+            stream="main" in names,
+            loop="serve" in names,
+            datagram="datagram" in names,
+            options=options,
         )
 
     def _registered(self) -> dict[str, str]:
@@ -106,7 +113,10 @@ def find_source(module: str) -> tuple[str, tuple[str, ...]]:
 def read_source_of(
     module: str, path: str
 ) -> tuple[set[str], dict[str, dict[str, Any]] | None]:
-    """The names a module defines and its OPTIONS; raises ConfigError."""
+    """The names a module defines and its OPTIONS; raises ConfigError.
+
+    A plain `def serve` is not among them: it is the module's own business.
+    """
     try:
         if os.path.getsize(path) > LARGEST_SOURCE:
             raise ConfigError(f"{path} is larger than 1 MiB; no handler is")
@@ -131,9 +141,11 @@ def read_source_of(
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]]:
-    """Every name that the top level of a module binds, with the value where plain."""
+    """The names that the top level of a module binds, with the value where plain."""
     for node in body:
         match node:
+            case ast.FunctionDef(name="serve"):
+                continue
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 yield node.name, None
             case ast.Assign():

@@ -12,15 +12,11 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from superd.config.keys import (
     Command,
-    CountLimit,
     Duration,
     Identity,
     Keys,
     ListOfOne,
     LogTarget,
-    MemoryLimit,
-    SecondsLimit,
-    SizeLimit,
     Spelled,
     Stderr,
     Umask,
@@ -29,6 +25,7 @@ from superd.config.keys import (
     key,
 )
 from superd.config.problems import ConfigError, show
+from superd.config.rlimits import Rlimits
 
 LATER = (
     "access",
@@ -39,9 +36,11 @@ LATER = (
     "rate_per_source",
     "sandbox",
     "tls",
-    "workers",
 )
 """Keys that the design knows and this version does not."""
+
+MOST_WORKERS = 1024
+"""Of one service: each is a process, and a channel that the master holds."""
 
 SERVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 
@@ -105,60 +104,6 @@ ListenItem = Annotated[
 ]
 
 
-class Rlimits(Keys):
-    """Resource limits of a handler: setrlimit(2), one key per resource."""
-
-    as_: MemoryLimit = key(
-        None,
-        "Address space of a process.",
-        cost="launcher",
-        example="512M",
-        unit="size",
-        alias="as",
-    )
-    core: SizeLimit = key(
-        (0, 0),
-        "Size of a core dump. A handler's memory holds what peers sent: none.",
-        cost="launcher",
-        example="0",
-        unit="size",
-    )
-    cpu: SecondsLimit = key(
-        None,
-        "Processor time of a process; SIGXCPU ends it after that.",
-        cost="launcher",
-        example="60s",
-        unit="duration",
-        values="whole seconds, at least 1s",
-    )
-    data: MemoryLimit = key(
-        None, "Data segment of a process.", cost="launcher", example="256M", unit="size"
-    )
-    fsize: SizeLimit = key(
-        None, "Size of a file it writes.", cost="launcher", example="1G", unit="size"
-    )
-    memlock: SizeLimit = key(
-        None, "Memory locked into RAM.", cost="launcher", example="64k", unit="size"
-    )
-    nofile: CountLimit = key(
-        (1024, None),
-        "Open files of a process. The default is a soft limit only: select(2) ends there.",
-        cost="launcher",
-        example="256",
-        values="1 to 2147483647",
-    )
-    nproc: CountLimit = key(
-        None,
-        "Processes and threads of the service's user, all services of it together.",
-        cost="launcher",
-        example="64",
-        values="1 to 2147483647",
-    )
-    stack: MemoryLimit = key(
-        None, "Stack of a process.", cost="launcher", example="8M", unit="size"
-    )
-
-
 class SourcePrefix(Keys):
     """The keys of `source_prefix`."""
 
@@ -180,7 +125,8 @@ class Limits(Keys):
 
     connections: int = key(
         40,
-        "Connections at a time; the rest waits in the backlog, or is refused.",
+        "Connections at a time; the rest waits in the backlog, or is refused. In mode "
+        "pool at most `max_workers`.",
         cost="live",
         example="100",
         ge=1,
@@ -219,7 +165,8 @@ class Timeouts(Keys):
 
     lifetime: Duration | None = key(
         None,
-        "A handler that runs longer is ended: SIGTERM, then SIGKILL. null: no limit.",
+        "A handler that runs longer on one connection is ended: SIGTERM, 5 s later "
+        "SIGKILL; in mode loop its task is cancelled. null: no limit.",
         cost="launcher",
         example="1h",
         unit="duration",
@@ -239,16 +186,52 @@ class Timeouts(Keys):
 class Common(Keys):
     """The keys that `defaults` may set for all services."""
 
-    mode: Literal["process", "wait"] = key(
+    mode: Literal["process", "pool", "loop", "wait"] = key(
         "process",
-        "process: a fresh process for every connection. wait: the program gets the "
-        "listening socket itself, and all of its peers, until it exits.",
+        "process: a fresh process for every connection. pool: warm workers, one "
+        "connection at a time each. loop: event loops, many connections each. wait: "
+        "the program gets the listening socket itself, and all of its peers, until it "
+        "exits.",
         cost="launcher",
-        example="wait",
+        example="pool",
+    )
+    workers: int = key(
+        4,
+        "How many workers there are from the start. Modes pool and loop only.",
+        cost="launcher",
+        example="8",
+        ge=1,
+        le=MOST_WORKERS,
+    )
+    max_workers: int | None = key(
+        None,
+        "How many workers there may be under load, and so how many connections at a "
+        "time. null: 16, or `workers` where that is more. Mode pool only.",
+        cost="launcher",
+        example="32",
+        ge=1,
+        le=MOST_WORKERS,
+    )
+    requests: int = key(
+        10_000,
+        "After so many connections a worker leaves and a fresh one takes its place. "
+        "Mode pool only.",
+        cost="launcher",
+        example="1000",
+        ge=1,
+        le=1_000_000_000,
+    )
+    selector: Literal["auto", "uvloop", "epoll", "poll", "select"] = key(
+        "auto",
+        "What a worker waits with. auto: uvloop where it is installed, else the best "
+        "of the system. Mode loop only.",
+        cost="launcher",
+        example="poll",
     )
     warm: bool = key(
         False,
-        "Start the launcher with superd rather than with the first connection.",
+        "Start the launcher with superd rather than with the first connection. Modes "
+        "pool and loop always do.",
         cost="live",
         example="true",
     )
@@ -311,7 +294,8 @@ class Common(Keys):
     )
     stderr: Stderr = key(
         "log",
-        "Where a handler's stderr goes: the log, the peer, or nowhere (null).",
+        "Where a handler's stderr goes: the log, the peer (not in mode loop), or nowhere "
+        "(null).",
         cost="launcher",
         example="peer",
     )

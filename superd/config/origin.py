@@ -28,6 +28,22 @@ class Origin:
         """Whether an unknown key of the service was taken for this one."""
         return (*self.entry.path, key) in self.problems.meant
 
+    def fits(self, value: object, *key: str) -> bool:
+        """Whether a settled value is what was written; False where that was refused.
+
+        Asked before a complaint about two keys: a refused one has been told already.
+        """
+        below = self.main.data.get("defaults")
+        for data, path in (
+            (self.entry.data, self.entry.path),
+            (below, ("defaults",)),
+        ):
+            if (*path, *key) in self.problems.meant:
+                return False
+            if _holds(data, key):
+                return bool(_value(data, key) == value)
+        return True
+
     def where(self, *key: str | int) -> tuple[Document, Path]:
         """The file and the path that a value was written at."""
         names = [part for part in key if isinstance(part, str)]
@@ -99,3 +115,9 @@ def _holds(data: Any, key: list[str] | tuple[str, ...]) -> bool:
             return False
         data = data[part]
     return True
+
+
+def _value(data: Any, key: tuple[str, ...]) -> Any:
+    for part in key:
+        data = data[part]
+    return data

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from superd.config.modes import is_warm, most_connections, worker_values
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from superd.config.model import Log, Rlimits
+    from superd.config.model import Log
+    from superd.config.rlimits import Rlimits
     from superd.config.services import Settled
     from superd.config.sockets import Bound
 
@@ -35,10 +38,10 @@ def _service(settled: Settled) -> dict[str, Any]:
         "name": settled.entry.name,
         "place": str(settled.entry.place),
         "mode": service.mode,
-        "warm": service.warm,
+        "warm": is_warm(service),
         "listeners": [_listener(bound) for bound in settled.sockets],
         "admission": {
-            "connections": limits.connections,
+            "connections": most_connections(service),
             "per_source": limits.per_source,
             "ipv4_prefix": limits.source_prefix.ipv4,
             "ipv6_prefix": limits.source_prefix.ipv6,
@@ -86,6 +89,7 @@ def _launcher(settled: Settled) -> dict[str, Any]:
         "resolve": service.resolve,
         "banner": service.banner,
         "lifetime": service.timeouts.lifetime,
+        **worker_values(service),
     }
 
 

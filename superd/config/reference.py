@@ -75,7 +75,85 @@ the JSON Schema for editors.
 Names of hosts are not looked up. Two services cannot have one address, nor one of them
 the address and another all addresses with the same port.
 
-Datagrams go to a program in `mode: wait`, or to a Python handler that answers them.
+Datagrams go to a program in `mode: wait`, or to a Python handler that answers them, in
+any other mode.
+
+"""
+
+MODES = """\
+## How a service runs its handler
+
+| `mode` | who serves a connection | what runs there |
+|---|---|---|
+| `process` | a fresh process | a program, or `main` of a Python handler |
+| `pool` | a warm worker, one connection at a time | `main` of a Python handler |
+| `loop` | an event loop, many connections each | `async def serve` of a Python handler |
+| `wait` | the program, which gets the listening socket | a program |
+
+Which one to take:
+
+- `process` to begin with: no connection can harm another one, every program will do, and
+  every limit is for one connection.
+- `pool` where so many short connections come that a process for each is what the time
+  goes into.
+- `loop` where thousands of peers stay connected and mostly say nothing. Its handler must
+  never block: while it waits for anything without `await`, all peers of that worker wait.
+- `wait` for UDP servers, and for programs made for inetd's `wait` or systemd's sockets.
+  superd sees none of its peers.
+
+For example:
+
+    services:
+      files:
+        listen: 8080
+        handler: httpd
+        mode: pool
+        workers: 8
+        max_workers: 64
+      echo:
+        listen: 7007
+        handler: echo
+        mode: loop
+        workers: 2
+        limits: {connections: 5000}
+        rlimits: {nofile: 8192}
+
+What the keys mean there:
+
+| | `process` | `pool` | `loop` |
+|---|---|---|---|
+| `workers` (4) | - | there from the start | there from the start |
+| `max_workers` (16) | - | there may be under load | - |
+| `requests` (10000) | - | of one worker, then it is renewed | - |
+| `selector` (`auto`) | - | - | what a worker waits with |
+| `warm` | as written | always | always |
+| `limits.connections` | of the service | that, at most `max_workers` | of the service |
+| `rlimits.cpu` | of a connection | of a connection | refused |
+| `rlimits.nofile` | of a connection | of a worker | of a worker, all its peers |
+| `stderr: peer` | yes | yes | refused: one stderr, many peers |
+
+On a service, a key that its mode does not have is an error. In `defaults` it is for those
+services whose mode has it.
+
+**When `timeouts.lifetime` is over**, mode `process` sends TERM to the handler's process
+group, and KILL 5 s later. Mode `pool` does the same to the worker, and a fresh one takes
+its place. Mode `loop` cancels the connection's task; its worker goes on.
+
+**A pool grows and shrinks.** When all its workers are busy it gets further ones, up to
+`max_workers`. A connection beyond that waits in the backlog, or is refused, as
+`limits.when_full` says. A worker above `workers` that had nothing to do for 30 s leaves.
+After `requests` connections a worker leaves and a fresh one takes its place: what a
+handler leaks, it leaks for so long.
+
+**A pool keeps connections apart.** What a handler may have changed (its standard streams,
+arguments, environment, folder, umask, signals, timers) is as it was for the next one;
+where that cannot be had, because a thread or a process of it is left, a fresh worker takes
+the place. Only the variables of its modules stay: a handler keeps nothing of a peer there.
+
+**A loop's worker is one process for many peers.** When it dies, so do its connections.
+Each of them takes a descriptor: with the usual `rlimits.nofile` a worker has room for about
+1000, so a large `limits.connections` wants a larger `nofile`. `selector: select`
+ends at 1024 descriptors whatever the limit is.
 
 """
 
@@ -93,6 +171,7 @@ def make_reference() -> str:
     return "".join(
         (
             HEAD,
+            MODES,
             COST_HEAD,
             *(f"- **{cost}**: {text}\n" for cost, text in COSTS.items()),
             *_sections(),

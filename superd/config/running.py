@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from superd.config.modes import WORKER_MODES
 from superd.config.options import option_flags
 from superd.config.problems import ConfigError
 from superd.config.programs import program_path
@@ -58,6 +59,13 @@ def _settle_exec(
         origin.error(
             ("options",), "options are for a Python handler; write them into exec"
         )
+    if service.mode in WORKER_MODES and origin.fits(service.mode, "mode"):
+        # In the service's own lines, where the mode is in the defaults.
+        origin.error(
+            ("mode",) if origin.has("mode") else ("exec",),
+            f"mode {service.mode} keeps a Python handler between connections, and a "
+            "program ends with its own; write mode: process, or give a handler",
+        )
     if service.mode != "wait":
         _refuse_datagrams(
             sockets,
@@ -88,7 +96,7 @@ def _settle_handler(
             "wait hands the listening socket to a program, so it needs exec; "
             "leave mode out for a Python handler",
         )
-    _refuse_unserved(handler, sockets, origin)
+    _refuse_unserved(service, handler, sockets, origin)
     document, path = origin.where("options")
     argv, options = option_flags(
         service.options, handler, path, document, origin.problems
@@ -104,12 +112,13 @@ def _settle_handler(
 
 
 def _refuse_unserved(
-    handler: Handler, sockets: Sequence[Bound], origin: Origin
+    service: Service, handler: Handler, sockets: Sequence[Bound], origin: Origin
 ) -> None:
-    if not handler.stream and not handler.datagram:
+    if not (handler.stream or handler.loop or handler.datagram):
         origin.error(
             ("handler",),
-            f"module {handler.module} has neither main nor datagram; it is no handler",
+            f'module {handler.module} has neither main nor "async def serve" nor '
+            "datagram; it is no handler",
         )
         return
     if not handler.datagram:
@@ -118,14 +127,31 @@ def _refuse_unserved(
             origin,
             f"handler {handler.name} answers no datagrams; leave /udp out",
         )
-    if not handler.stream:
-        for bound in sockets:
-            if bound.listener.type == "stream":
-                origin.problems.error(
-                    bound.place,
-                    (*origin.entry.path, "listen"),
-                    f"handler {handler.name} answers datagrams only; add /udp",
-                )
+    streams = [bound for bound in sockets if bound.listener.type == "stream"]
+    if not (handler.stream or handler.loop):
+        for bound in streams:
+            origin.problems.error(
+                bound.place,
+                (*origin.entry.path, "listen"),
+                f"handler {handler.name} answers datagrams only; add /udp",
+            )
+        return
+    # The launcher itself answers datagrams, in every mode.
+    if (streams or not handler.datagram) and origin.fits(service.mode, "mode"):
+        _refuse_mode(service, handler, origin)
+
+
+def _refuse_mode(service: Service, handler: Handler, origin: Origin) -> None:
+    if service.mode == "loop" and not handler.loop:
+        origin.error(
+            ("handler",),
+            f'handler {handler.name} has no "async def serve": '
+            "it runs in mode process or pool",
+        )
+    elif service.mode in ("process", "pool") and not handler.stream:
+        origin.error(
+            ("handler",), f"handler {handler.name} has no main: it runs in mode loop"
+        )
 
 
 def _refuse_datagrams(sockets: Sequence[Bound], origin: Origin, text: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from superd.config.handlers import Handlers
 from superd.config.identity import Identity, Lookup, Situation
 from superd.config.model import SERVICE_NAME, Common, Service
+from superd.config.modes import check_mode, most_connections
 from superd.config.origin import Origin, merge, spell_out
 from superd.config.problems import ConfigError, Problems
 from superd.config.programs import USUAL_PATH, absolute
@@ -115,6 +116,7 @@ class Settling:
         settled.program = settle_program(
             service, settled.sockets, self.handlers, origin
         )
+        check_mode(service, origin)
         known = self._settle_identity(settled, origin)
         settled.directory = absolute(
             service.directory, origin.where("directory")[0].source.folder
@@ -232,10 +234,11 @@ class Settling:
             # so in the master, which does not.
             waits = limits.per_source is not None and limits.when_full == "queue"
             most = soft if waits else hard
-            if most != resource.RLIM_INFINITY and limits.connections > most - SPARE:
+            connections = most_connections(service)
+            if most != resource.RLIM_INFINITY and connections > most - SPARE:
                 origin.warn(
                     ("limits", "connections"),
-                    f"{limits.connections} is more than superd may have open: "
+                    f"{connections} is more than superd may have open: "
                     f"RLIMIT_NOFILE is {most}, and {SPARE} are its own; raise "
                     "LimitNOFILE= or ulimit -n",
                 )

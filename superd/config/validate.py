@@ -116,7 +116,7 @@ def _sentence(
         case "dict_type" | "model_type":
             return f"expected a mapping of keys, got {show(value)}{_example(path)}"
         case "literal_error":
-            return _choice(value, context["expected"], path, problems)
+            return _choice(value, context["expected"], problems)
         case "string_too_long":
             return f"longer than {context['max_length']} characters; make it shorter"
         case "too_short":
@@ -124,10 +124,8 @@ def _sentence(
     return f"{show(value)} does not fit here{_example(path)}"
 
 
-def _choice(value: object, expected: str, path: Path, problems: Problems) -> str:
+def _choice(value: object, expected: str, problems: Problems) -> str:
     words = re.findall(r"'([^']*)'", expected)
-    if path[-1:] == ("mode",) and value in ("pool", "loop"):
-        return f"mode {value} is not in this version of superd; write process"
     listed = " or ".join([", ".join(words[:-1]), words[-1]]) if words[1:] else words[0]
     guess = problems.guess(value, words) if isinstance(value, str) else ""
     return f"expected {listed}, got {show(value)}{guess}"

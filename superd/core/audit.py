@@ -12,7 +12,7 @@ from superd.core.lifecycle import State
 
 if TYPE_CHECKING:
     from superd.core.supervisor import Supervisor
-    from superd.core.tables import Listener, Service
+    from superd.core.tables import Launcher, Listener, Seat, Service
 
 
 def check(core: Supervisor) -> None:
@@ -29,8 +29,43 @@ def check(core: Supervisor) -> None:
         assert launcher.service in everyone, number
         with_it = {conn.id for conn in core.conns.values() if conn.launcher == number}
         assert launcher.conns == with_it, (number, launcher.conns, with_it)
+        _check_seats(launcher)
+    for number, seat in core.seats.items():
+        assert seat.id == number
+        _check_seat(core, seat)
+        on_it = {conn.id for conn in core.conns.values() if conn.seat is seat}
+        assert set(seat.conns) == on_it, (seat.id, seat.conns, on_it)
+        assert seat.doubtful == frozenset() or seat.crash is not None, seat.id
     theirs = sum(len(one.conns) + one.admission.waiting_count for one in everyone)
     assert theirs == len(core.conns), (theirs, core.conns)
+
+
+def _check_seat(core: Supervisor, seat: Seat) -> None:
+    """A seat is retired or gets connections; who has nothing to do is free."""
+    launcher = core.launchers.get(seat.launcher)
+    listed = launcher is not None and seat in launcher.seats
+    assert listed != seat.retired, seat.id
+    if launcher is None or seat.retired or launcher.spec.mode != "pool":
+        return
+    idle = seat.pid is not None and not seat.conns
+    assert not idle or seat in launcher.free, seat.id
+
+
+def _check_seats(launcher: Launcher) -> None:
+    """Who is free has nothing to do, and nobody is free twice."""
+    spec = launcher.spec
+    assert all(seat.launcher == launcher.id for seat in launcher.seats)
+    assert not any(seat.retired for seat in launcher.seats), launcher.id
+    if launcher.retired:
+        assert not launcher.seats, launcher.id
+    if spec.mode != "pool":
+        return
+    # A reload that changes these numbers comes with a new launcher.
+    assert launcher.retired or len(launcher.seats) <= spec.max_workers, launcher.id
+    assert len(set(launcher.free)) == len(launcher.free), launcher.id
+    for seat in launcher.free:
+        assert seat in launcher.seats, seat.id
+        assert not seat.conns, seat.id
 
 
 def _check_slots(core: Supervisor, service: Service) -> None:
@@ -40,7 +75,8 @@ def _check_slots(core: Supervisor, service: Service) -> None:
     for number in service.conns:
         conn = core.conns[number]
         assert conn.service is service, number
-        assert conn.launcher is not None or conn.pid is not None, number
+        with_somebody = conn.launcher is not None or conn.seat is not None
+        assert with_somebody or conn.pid is not None, number
         if conn.source is not None:
             sources[conn.source] = sources.get(conn.source, 0) + 1
     assert sources == service.admission.sources, (service.name, sources)

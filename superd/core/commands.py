@@ -45,12 +45,44 @@ class KillLauncher(NamedTuple):
     launcher: int
 
 
+class AddSeat(NamedTuple):
+    """Let a launcher start a worker; `seat` is the number of its place from now on."""
+
+    launcher: int
+    seat: int
+    one_by_one: bool
+    """Its worker takes one connection at a time."""
+
+
+class RetireSeat(NamedTuple):
+    """Let the worker of a seat finish what it has and end."""
+
+    seat: int
+
+
+class MarkSeat(NamedTuple):
+    """Put a mark behind all that was sent to a seat: its worker has died."""
+
+    seat: int
+
+
 class Send(NamedTuple):
-    """Hand a connection to a launcher; `number` counts the source's live ones."""
+    """Hand a connection to a launcher, or to the worker of a `seat`.
+
+    `number` counts the source's live ones.
+    """
 
     launcher: int
     conn: int
     number: int
+    seat: int = 0
+
+
+class Look(NamedTuple):
+    """Ask a launcher for the name of a connection's peer."""
+
+    launcher: int
+    conn: int
 
 
 class Lend(NamedTuple):
@@ -76,11 +108,12 @@ class Close(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """Ask a launcher to signal a handler's process group."""
+    """Ask a launcher to signal a handler's process group, or a seat's worker."""
 
     launcher: int
     conn: int
     signal: str
+    seat: int = 0
 
 
 class WatchOrphan(NamedTuple):
@@ -111,7 +144,11 @@ Command = (
     | StartLauncher
     | RetireLauncher
     | KillLauncher
+    | AddSeat
+    | RetireSeat
+    | MarkSeat
     | Send
+    | Look
     | Lend
     | Refuse
     | Close

@@ -80,17 +80,65 @@ class NotStarted(NamedTuple):
     conn: int
     stage: str
     error: str
+    seat: int = 0
 
 
 class Ended(NamedTuple):
-    """A handler was reaped. `progress` is False for a wait program that ate nothing."""
+    """A handler was reaped, or a worker (of `seat`) is done with a connection.
+
+    `cpu` is None where nobody can tell one connection's share; `progress` is False for a
+    wait program that ate nothing.
+    """
 
     launcher: int
     conn: int
     signal: int
     status: int
-    cpu: float
+    cpu: float | None
     progress: bool
+    seat: int = 0
+
+
+class Named(NamedTuple):
+    """A launcher has looked up the name of a connection's peer; "": it has none."""
+
+    launcher: int
+    conn: int
+    name: str
+
+
+class SeatTaken(NamedTuple):
+    """A worker sits on a seat now and takes what is there."""
+
+    seat: int
+    pid: int
+
+
+class SeatLeft(NamedTuple):
+    """The worker of a seat makes room for a fresh one; it had nothing to do."""
+
+    seat: int
+
+
+class SeatCrashed(NamedTuple):
+    """The worker of a seat has died."""
+
+    seat: int
+    signal: int
+    status: int
+
+
+class SeatKept(NamedTuple):
+    """What a dead worker had not begun, of all that came before our mark."""
+
+    seat: int
+    conns: tuple[int, ...]
+
+
+class SeatGone(NamedTuple):
+    """The channel of a seat has ended: nobody will ever serve what is left there."""
+
+    seat: int
 
 
 class OrphanGone(NamedTuple):
@@ -123,6 +171,12 @@ Event = (
     | Started
     | NotStarted
     | Ended
+    | Named
+    | SeatTaken
+    | SeatLeft
+    | SeatCrashed
+    | SeatKept
+    | SeatGone
     | OrphanGone
     | Reloaded
     | StopAsked

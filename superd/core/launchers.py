@@ -43,6 +43,9 @@ class Launchers:
         def _log_lost(self, conn: Conn, reason: str) -> None: ...
         def _finish(self, conn: Conn, now: float) -> None: ...
         def _after_end(self, service: Service, now: float) -> None: ...
+        def _add_seats(self, launcher: Launcher) -> None: ...
+        def _retire_seats(self, launcher: Launcher) -> None: ...
+        def _seat_nameless(self, launcher: Launcher, now: float) -> None: ...
 
     def _launcher_for(self, service: Service, now: float) -> Launcher:
         if service.launcher is not None:
@@ -53,6 +56,7 @@ class Launchers:
         service.launcher = launcher.id
         self._out.append(cmd.StartLauncher(launcher.id, service.name))
         self.deadlines.add(now + READY_DEADLINE, "ready", launcher.id)
+        self._add_seats(launcher)
         return launcher
 
     def _launcher_ready(self, event: ev.LauncherReady, _now: float) -> None:
@@ -126,13 +130,17 @@ class Launchers:
         service = launcher.service
         for number in sorted(launcher.conns):
             conn = self.conns[number]
-            if conn.pid is None:
+            if conn.seat is not None:
+                # Its worker lives on, or its channel tells of the end (_seat_gone).
+                conn.launcher = None
+            elif conn.pid is None:
                 self._log_lost(conn, f"launcher ended: {event.status}")
                 self._out.append(cmd.Close(number))
                 self._finish(conn, now)
             else:
                 conn.launcher = None
                 self._out.append(cmd.WatchOrphan(number, conn.pid))
+        self._retire_seats(launcher)
         del self.launchers[launcher.id]
         expected = launcher.retired or self.stopping
         self._log(
@@ -166,14 +174,16 @@ class Launchers:
         launcher.idle_due = when
         self.deadlines.add(when, "idle", launcher.id)
 
-    def _retire(self, service: Service) -> None:
+    def _retire(self, service: Service, now: float) -> None:
         """Let the current launcher finish; the next connection gets a new one."""
         if service.launcher is None:
             return
         launcher = self.launchers[service.launcher]
+        self._seat_nameless(launcher, now)
         launcher.retired = True
         service.launcher = None
         service.choked = False
+        self._retire_seats(launcher)
         self._out.append(cmd.RetireLauncher(launcher.id))
 
     def _idle(self, number: int, now: float) -> None:
@@ -187,5 +197,5 @@ class Launchers:
         if now < launcher.idle_at:  # it has worked since
             self._look_at(launcher, launcher.idle_at)
         else:
-            self._retire(service)
+            self._retire(service, now)
             self._reconcile(service, now)  # a choked launcher chokes nobody now

@@ -1,4 +1,4 @@
-"""Encode and judge what master and launcher say to each other.
+"""Encode and judge what the master and its launchers and workers say to each other.
 
 One datagram of a SOCK_SEQPACKET pair holds one or more records, a line each: a verb and
 its words. Descriptors ride along in the order of the records that need one. What a
@@ -6,11 +6,13 @@ launcher says is hostile input: `parse_reports` accepts exactly the forms below 
 else; numbers are bounded before they are read.
 
     master to launcher                          descriptor
+      seat SEAT                                 the worker's end of a new channel
+      look CONN HOST                            -   the name of a peer, please
       conn CONN NUMBER HOST PORT                the connection
       wait CONN                                 the listener, for a wait program
       serve CONN PORT,PORT,...                  the listener, for a datagram handler;
                                                 the ports of all our UDP services
-      kill CONN TERM|KILL                       -
+      kill CONN TERM|KILL [SEAT]                -
       retire                                    -   finish what you have, then end
     launcher to master
       ready                                     the read end of its handlers' stderr
@@ -18,7 +20,21 @@ else; numbers are bounded before they are read.
       start CONN PID NAME|-                     -
       fail CONN STAGE TEXT                      -
       end CONN SIGNAL STATUS CPU_US             -
+      name CONN NAME|-                          -
       note TEXT                                 -   a line for the log
+    master to worker, on its seat
+      conn CONN NUMBER HOST PORT NAME|-         the connection
+      kill CONN TERM|KILL                       -   of a loop: there is no process
+      mark                                      -   all before it is the dead worker's
+      retire                                    -   finish what you have, then end
+    worker to master, on its seat; for a dead one its launcher speaks
+      hello PID                                 -   from now on it takes what comes
+      end CONN SIGNAL STATUS CPU_US|-           -
+      fail CONN STAGE TEXT                      -
+      leave                                     -   it has nothing; a fresh one follows
+      crash SIGNAL STATUS                       -   by the launcher; a mark answers it
+      kept CONN,CONN,...|-                      -   by the launcher, at the mark
+      note TEXT                                 -
 """
 
 from __future__ import annotations
@@ -73,12 +89,42 @@ class Fail(NamedTuple):
 
 
 class End(NamedTuple):
-    """A handler was reaped."""
+    """A handler was reaped, or a worker is done; `cpu` in seconds, where it is known."""
 
     conn: int
     signal: int
     status: int
-    cpu: float
+    cpu: float | None
+
+
+class Name(NamedTuple):
+    """The name of a connection's peer; "": it has none."""
+
+    conn: int
+    name: str
+
+
+class Hello(NamedTuple):
+    """A worker sits on this seat."""
+
+    pid: int
+
+
+class Leave(NamedTuple):
+    """The worker of this seat makes room for a fresh one."""
+
+
+class Crash(NamedTuple):
+    """The worker of this seat has died."""
+
+    signal: int
+    status: int
+
+
+class Kept(NamedTuple):
+    """What a dead worker had not begun."""
+
+    conns: tuple[int, ...]
 
 
 class Note(NamedTuple):
@@ -87,7 +133,8 @@ class Note(NamedTuple):
     text: str
 
 
-Report = Ready | Refuse | Start | Fail | End | Note
+Report = Ready | Refuse | Start | Fail | End | Name | Note
+SeatReport = Hello | End | Fail | Leave | Crash | Kept | Note
 
 
 def clean(text: str) -> str:
@@ -96,12 +143,13 @@ def clean(text: str) -> str:
 
 
 def parse_reports(data: bytes) -> list[Report]:
-    """Read every record of one datagram; ProtocolError at the first bad one."""
-    try:
-        lines = data.decode("ascii", "strict").split("\n")
-    except UnicodeDecodeError as error:
-        raise ProtocolError("not ASCII") from error
-    return [parse_report(line) for line in lines if line]
+    """Read every record of a launcher's datagram; ProtocolError at the first bad one."""
+    return [parse_report(line) for line in _lines(data)]
+
+
+def parse_seat_reports(data: bytes) -> list[SeatReport]:
+    """Read every record of a seat's datagram; ProtocolError at the first bad one."""
+    return [parse_seat_report(line) for line in _lines(data)]
 
 
 def parse_report(line: str) -> Report:
@@ -109,30 +157,74 @@ def parse_report(line: str) -> Report:
     verb, _, rest = line.partition(" ")
     if verb == "start":
         conn, pid, name = _words(rest, 3)
-        if name == "-":
-            name = ""
-        elif not _NAME.issuperset(name):
-            raise ProtocolError("a name with other characters")
-        return Start(_number(conn), _number(pid, PID_MAX), name)
-    if verb == "end":
-        conn, signal, status, cpu = _words(rest, 4)
-        return End(
-            _number(conn),
-            _number(signal, 64),
-            _number(status, 255),
-            _number(cpu) / 1e6,
-        )
+        return Start(_number(conn), _number(pid, PID_MAX), _name(name))
+    if verb == "end" and not rest.endswith(" -"):
+        return _end(rest)
     if verb == "fail":
-        conn, stage, text = _words(rest, 3)
-        return Fail(_number(conn), stage[:MAX_TEXT], text[:MAX_TEXT])
+        return _fail(rest)
     if line == "ready":
         return Ready()
     if verb == "refuse":
         stage, text = _words(rest, 2)
         return Refuse(stage[:MAX_TEXT], text[:MAX_TEXT])
+    if verb == "name":
+        conn, name = _words(rest, 2)
+        return Name(_number(conn), _name(name))
     if verb == "note":
         return Note(rest[:MAX_TEXT])
     raise ProtocolError("no such record")
+
+
+def parse_seat_report(line: str) -> SeatReport:
+    """Read one record of a worker, or of its launcher about it."""
+    verb, _, rest = line.partition(" ")
+    if verb == "end":
+        return _end(rest)
+    if verb == "hello":
+        return Hello(_number(rest, PID_MAX))
+    if line == "leave":
+        return Leave()
+    if verb == "crash":
+        signal, status = _words(rest, 2)
+        return Crash(_number(signal, 64), _number(status, 255))
+    if verb == "kept":
+        return Kept(() if rest == "-" else tuple(map(_number, rest.split(","))))
+    if verb == "fail":
+        return _fail(rest)
+    if verb == "note":
+        return Note(rest[:MAX_TEXT])
+    raise ProtocolError("no such record")
+
+
+def _lines(data: bytes) -> list[str]:
+    try:
+        lines = data.decode("ascii", "strict").split("\n")
+    except UnicodeDecodeError as error:
+        raise ProtocolError("not ASCII") from error
+    return [line for line in lines if line]
+
+
+def _end(rest: str) -> End:
+    conn, signal, status, cpu = _words(rest, 4)
+    return End(
+        _number(conn),
+        _number(signal, 64),
+        _number(status, 255),
+        None if cpu == "-" else _number(cpu) / 1e6,
+    )
+
+
+def _fail(rest: str) -> Fail:
+    conn, stage, text = _words(rest, 3)
+    return Fail(_number(conn), stage[:MAX_TEXT], text[:MAX_TEXT])
+
+
+def _name(text: str) -> str:
+    if text == "-":
+        return ""
+    if not _NAME.issuperset(text):
+        raise ProtocolError("a name with other characters")
+    return text
 
 
 def _words(rest: str, count: int) -> list[str]:

@@ -37,6 +37,11 @@ class ServiceSpec(NamedTuple):
     stop: float
     launcher_idle: float
     launcher: dict[str, Any]
+    mode: str = "process"
+    workers: int = 0
+    """Of a pool or a loop; 0: a process for each connection."""
+    max_workers: int = 0
+    resolve: bool = False
 
 
 def service_spec(service: dict[str, Any]) -> ServiceSpec:
@@ -62,6 +67,10 @@ def service_spec(service: dict[str, Any]) -> ServiceSpec:
         stop=service["timeouts"]["stop"],
         launcher_idle=service["timeouts"]["launcher_idle"],
         launcher=launcher,
+        mode=service["mode"],
+        workers=launcher.get("workers") or 0,
+        max_workers=launcher.get("max_workers") or 0,
+        resolve=launcher["resolve"],
     )
 
 

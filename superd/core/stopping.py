@@ -48,7 +48,7 @@ class Stopping:
         def _reconcile(self, service: Service, now: float) -> None: ...
         def _admit_waiting(self, service: Service, now: float) -> None: ...
         def _launcher_for(self, service: Service, now: float) -> Launcher: ...
-        def _retire(self, service: Service) -> None: ...
+        def _retire(self, service: Service, now: float) -> None: ...
         def _rest(self, service: Service, now: float) -> None: ...
         def _refuse(self, conn: Conn, reason: Reason) -> None: ...
 
@@ -65,11 +65,11 @@ class Stopping:
             if service is None:
                 service = Service(spec)
             else:
-                self._adopt(service, spec, renewed=spec.name in changes.renewed)
+                self._adopt(service, spec, now, renewed=spec.name in changes.renewed)
             self.services[spec.name] = service
         self._move_listeners(event.services)
         for name in changes.removed:
-            self._drain(before[name])
+            self._drain(before[name], now)
         for service in self.services.values():
             if service.spec.warm and service.state is not State.THROTTLED:
                 self._launcher_for(service, now)
@@ -88,11 +88,13 @@ class Stopping:
             ("adjusted", len(changes.adjusted)),
         )
 
-    def _adopt(self, service: Service, spec: ServiceSpec, *, renewed: bool) -> None:
+    def _adopt(
+        self, service: Service, spec: ServiceSpec, now: float, *, renewed: bool
+    ) -> None:
         service.spec = spec
         service.admission.limits = spec.limits
         if renewed:
-            self._retire(service)
+            self._retire(service, now)
             service.throttle.renewed()
             if service.state is State.THROTTLED:
                 service.take(Step.RELEASE)
@@ -118,7 +120,7 @@ class Stopping:
                 self._out.append(cmd.Unpoll(key))
             listener.service, listener.kind = service, kind
 
-    def _drain(self, service: Service) -> None:
+    def _drain(self, service: Service, now: float) -> None:
         """Let a service go: no new connection, the running ones finish."""
         service.take(Step.DRAIN)
         for number in service.admission.forget_waiting():
@@ -128,7 +130,7 @@ class Stopping:
             "info", "drain", ("service", service.name), ("live", len(service.conns))
         )
         self.leaving.append(service)
-        self._retire(service)
+        self._retire(service, now)
         self._gone(service)
 
     def _gone(self, service: Service) -> None:
@@ -167,7 +169,7 @@ class Stopping:
         for service in services:
             # One by one: as long as one is left here, no other is the last to go.
             del self.services[service.name]
-            self._drain(service)
+            self._drain(service, now)
         last = now
         for service in everyone:
             when = now + service.spec.stop
@@ -205,7 +207,10 @@ class Stopping:
         )
         for number in sorted(service.conns):
             conn = self.conns[number]
-            if conn.launcher is not None:
+            if conn.seat is not None:
+                at = conn.seat
+                self._out.append(cmd.Signal(at.launcher, number, signal, at.id))
+            elif conn.launcher is not None:
                 self._out.append(cmd.Signal(conn.launcher, number, signal))
         if service.stop_stage == 1:
             self.deadlines.add(now + KILL_AFTER, "stop", service)

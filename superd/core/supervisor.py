@@ -16,9 +16,17 @@ from superd.core.admission import Reason, Verdict
 from superd.core.exitcodes import describe, effect_of
 from superd.core.launchers import Launchers
 from superd.core.lifecycle import State, Step
+from superd.core.seats import Seats
 from superd.core.source import source_of, unmap
 from superd.core.stopping import Stopping
-from superd.core.tables import Conn, Deadlines, Launcher, Listener, Service
+from superd.core.tables import (
+    Conn,
+    Deadlines,
+    Launcher,
+    Listener,
+    Seat,
+    Service,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +36,7 @@ ACCEPT_PAUSE = 0.25
 nginx's 500 ms; short against a human's patience, long against a spin."""
 
 
-class Supervisor(Launchers, Stopping):
+class Supervisor(Launchers, Seats, Stopping):
     """The tables of the running generation and the rules that change them."""
 
     def __init__(self) -> None:
@@ -36,6 +44,7 @@ class Supervisor(Launchers, Stopping):
         self.leaving: list[Service] = []
         self.listeners: dict[str, Listener] = {}
         self.launchers: dict[int, Launcher] = {}
+        self.seats: dict[int, Seat] = {}
         self.conns: dict[int, Conn] = {}
         self.deadlines = Deadlines()
         self.generation = 0
@@ -43,6 +52,7 @@ class Supervisor(Launchers, Stopping):
         self.hasty = False
         self.give_up_at: float | None = None
         self._launchers_made = 0
+        self._seats_made = 0
         self._out: list[cmd.Command] = []
         self._on: dict[type, Callable[..., None]] = {
             ev.Accepted: self._accepted,
@@ -55,6 +65,12 @@ class Supervisor(Launchers, Stopping):
             ev.Started: self._started,
             ev.NotStarted: self._not_started,
             ev.Ended: self._ended,
+            ev.Named: self._named,
+            ev.SeatTaken: self._seat_taken,
+            ev.SeatLeft: self._seat_left,
+            ev.SeatCrashed: self._seat_crashed,
+            ev.SeatKept: self._seat_kept,
+            ev.SeatGone: self._seat_gone,
             ev.OrphanGone: self._orphan_gone,
             ev.Reloaded: self._reloaded,
             ev.StopAsked: self._stop_asked,
@@ -80,6 +96,10 @@ class Supervisor(Launchers, Stopping):
                 self._answers(key, now)
             elif kind == "stop":
                 self._stop_stage(key, now)
+            elif kind == "shrink":
+                self._shrink(key, now)
+            elif kind == "refill":
+                self._refill(key)
             else:
                 self._give_up()
         return self._flush()
@@ -120,11 +140,19 @@ class Supervisor(Launchers, Stopping):
     def _admit(self, conn: Conn, now: float) -> None:
         service = conn.service
         assert conn.source is not None
-        number = service.admission.take(conn.source)
+        conn.number = service.admission.take(conn.source)
         launcher = self._launcher_for(service, now)
         self._attach(conn, launcher)
+        if service.spec.workers and not (
+            service.spec.resolve and not conn.host.startswith("unix:")
+        ):
+            self._seat(conn, launcher, now)
+            return
         self._expect_answer(launcher, conn.id, now)
-        self._out.append(cmd.Send(launcher.id, conn.id, number))
+        if service.spec.workers:
+            self._out.append(cmd.Look(launcher.id, conn.id))
+        else:
+            self._out.append(cmd.Send(launcher.id, conn.id, conn.number))
 
     def _attach(self, conn: Conn, launcher: Launcher) -> None:
         conn.launcher = launcher.id
@@ -196,6 +224,9 @@ class Supervisor(Launchers, Stopping):
         self.launchers[event.launcher].unanswered.pop(conn.id, None)
         conn.pid = event.pid
         conn.name = event.name
+        self._log_accept(conn)
+
+    def _log_accept(self, conn: Conn) -> None:
         fields: list[tuple[str, object]] = [
             ("service", conn.service.name),
             ("conn", conn.id),
@@ -207,7 +238,7 @@ class Supervisor(Launchers, Stopping):
         self._log("info", "accept" if conn.host else "spawn", *fields)
 
     def _not_started(self, event: ev.NotStarted, now: float) -> None:
-        conn = self._conn_of(event.launcher, event.conn)
+        conn = self._conn_of(event.launcher, event.conn, event.seat)
         if conn is None:
             return
         service = conn.service
@@ -218,21 +249,21 @@ class Supervisor(Launchers, Stopping):
         self._after_end(service, now)
 
     def _ended(self, event: ev.Ended, now: float) -> None:
-        conn = self._conn_of(event.launcher, event.conn)
+        conn = self._conn_of(event.launcher, event.conn, event.seat)
         if conn is None:
             return
         service = conn.service
-        self._log(
-            "info",
-            "end",
+        fields: list[tuple[str, object]] = [
             ("service", service.name),
             ("conn", conn.id),
             conn.far_end(),
             ("pid", conn.pid or "-"),
             ("status", describe(event.signal, event.status)),
             ("duration", round(now - conn.since, 3)),
-            ("cpu", round(event.cpu, 3)),
-        )
+        ]
+        if event.cpu is not None:
+            fields.append(("cpu", round(event.cpu, 3)))
+        self._log("info", "end", *fields)
         self._finish(conn, now)
         effect = effect_of(event.signal, event.status)
         if not event.progress:
@@ -252,23 +283,35 @@ class Supervisor(Launchers, Stopping):
         # A connection that waits for its source has no launcher either, and no slot.
         if conn is None or conn.launcher is not None or conn.pid is None:
             return
+        if conn.seat is not None:
+            return
+        self._log_unknown_end(conn, now)
+        self._finish(conn, now)
+        self._after_end(conn.service, now)
+
+    def _log_unknown_end(self, conn: Conn, now: float) -> None:
         self._log(
             "info",
             "end",
             ("service", conn.service.name),
             ("conn", conn.id),
             conn.far_end(),
-            ("pid", conn.pid),
+            ("pid", conn.pid or "-"),
             ("status", "unknown"),
             ("duration", round(now - conn.since, 3)),
         )
-        self._finish(conn, now)
-        self._after_end(conn.service, now)
 
-    def _conn_of(self, launcher: int, number: int) -> Conn | None:
-        """Find a connection by a launcher's word, which may be a lie about another's."""
+    def _conn_of(self, launcher: int, number: int, seat: int = 0) -> Conn | None:
+        """Find a connection by a launcher's or worker's word.
+
+        Which may be a lie about another's.
+        """
         conn = self.conns.get(number)
-        return conn if conn is not None and conn.launcher == launcher else None
+        if conn is None:
+            return None
+        if conn.seat is not None:
+            return conn if conn.seat.id == seat else None
+        return conn if not seat and conn.launcher == launcher else None
 
     def _finish(self, conn: Conn, now: float) -> None:
         """Take a connection out of every table: the one place where a slot is freed."""
@@ -279,6 +322,10 @@ class Supervisor(Launchers, Stopping):
             launcher = self.launchers[conn.launcher]
             launcher.conns.discard(conn.id)
             launcher.unanswered.pop(conn.id, None)
+        if conn.seat is not None:
+            del conn.seat.conns[conn.id]
+            if not conn.seat.conns:
+                self._free(conn.seat, now)
         if conn.source is not None:
             service.admission.give(conn.source)
             return

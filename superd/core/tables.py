@@ -72,11 +72,15 @@ class Launcher:
     __slots__ = (
         "answer_due",
         "conns",
+        "free",
         "id",
         "idle_at",
         "idle_due",
         "retired",
+        "seats",
         "service",
+        "shrink_due",
+        "spec",
         "state",
         "unanswered",
     )
@@ -84,6 +88,8 @@ class Launcher:
     def __init__(self, number: int, service: Service) -> None:
         self.id = number
         self.service = service
+        self.spec = service.spec
+        """What it was started for: after a reload its service may be of another mode."""
         self.state = "starting"
         self.retired = False
         self.conns: set[int] = set()
@@ -95,6 +101,42 @@ class Launcher:
         """When it ends if nothing comes; None: it has handlers."""
         self.idle_due: float | None = None
         """When it is looked at next for that: its one entry among the deadlines."""
+        self.seats: list[Seat] = []
+        """Those that get connections: a retired one is not among them."""
+        self.free: list[Seat] = []
+        """Of a pool: who has nothing to do, the last to have worked is the last."""
+        self.shrink_due = False
+
+
+class Seat:
+    """The place of one worker of a pool or a loop; who sits on it may change."""
+
+    __slots__ = (
+        "conns",
+        "crash",
+        "doubtful",
+        "id",
+        "idle_since",
+        "launcher",
+        "pid",
+        "retired",
+        "service",
+    )
+
+    def __init__(self, number: int, launcher: int, service: Service) -> None:
+        self.id = number
+        self.launcher = launcher
+        self.service = service
+        self.conns: dict[int, None] = {}
+        """What it was given and has not ended, the oldest first."""
+        self.pid: int | None = None
+        """Its worker; None: there is none just now, and what comes waits."""
+        self.idle_since = 0.0
+        self.retired = False
+        self.crash: tuple[int, int] | None = None
+        """How its worker died (signal, status), until it is known what that cost."""
+        self.doubtful: frozenset[int] = frozenset()
+        """What it had been given when that was heard."""
 
 
 class Conn:
@@ -106,8 +148,10 @@ class Conn:
         "launcher",
         "listener",
         "name",
+        "number",
         "pid",
         "port",
+        "seat",
         "service",
         "since",
         "source",
@@ -125,7 +169,10 @@ class Conn:
         self.name = ""
         # None: it counts for no limit (a lent listener).
         self.source: str | None = None
+        self.number = 0
+        """How many its source had when it was admitted, itself included."""
         self.launcher: int | None = None
+        self.seat: Seat | None = None
         self.pid: int | None = None
 
     def far_end(self) -> tuple[str, object]:

@@ -17,7 +17,9 @@ from superd.handlers.wire import Wire
 TYPE_CHECKING = False  # typing itself takes 5 ms of every start
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final
+    from typing import Final, NoReturn
+
+    from superd.handlers.streams import Reader, Writer
 
 OPTIONS: dict[str, dict[str, object]] = {}
 
@@ -29,7 +31,27 @@ WIDTH: Final = 72
 
 def main(argv: list[str]) -> int:
     """Serve the connection on fd 0 and 1."""
-    return run("chargen", OPTIONS, _serve, argv)
+    return run("chargen", OPTIONS, _generate, argv)
+
+
+async def serve(
+    reader: Reader,
+    writer: Writer,
+    options: Mapping[str, object],  # noqa: ARG001
+) -> NoReturn:
+    """Serve the connection in an event loop; its end is a peer that is gone."""
+    # Here, where whoever calls has it loaded: alone it takes 50 ms.
+    import asyncio  # noqa: PLC0415
+
+    swallowing = asyncio.ensure_future(_swallow(reader))
+    try:
+        while True:
+            writer.write(_TURN)
+            await writer.drain()
+    finally:
+        # Waited for: whoever cancels us closes the socket next.
+        swallowing.cancel()
+        await asyncio.wait([swallowing])
 
 
 def datagram(
@@ -51,9 +73,20 @@ def line_of(number: int) -> bytes:
     return (PRINTING * 2)[start : start + WIDTH] + b"\r\n"
 
 
-def _serve(_options: Mapping[str, object]) -> int:
-    # The pattern repeats after 95 lines: one turn of it is all there is to send.
-    turn = memoryview(b"".join(map(line_of, range(len(PRINTING)))))
+_TURN: Final = b"".join(map(line_of, range(len(PRINTING))))
+"""The pattern repeats after 95 lines: one turn of it is all there is to send."""
+
+
+async def _swallow(reader: Reader) -> None:
+    try:
+        while await reader.read(stdio.CHUNK):
+            pass
+    except OSError:
+        return  # whatever it is, drain() raises it as well
+
+
+def _generate(_options: Mapping[str, object]) -> int:
+    turn = memoryview(_TURN)
     rest = turn
     poller = poll()
     poller.register(0, POLLIN)

@@ -16,12 +16,24 @@ TYPE_CHECKING = False  # typing itself takes 5 ms of every start
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from superd.handlers.streams import Reader, Writer
+
 OPTIONS: dict[str, dict[str, object]] = {}
 
 
 def main(argv: list[str]) -> int:
     """Serve the connection on fd 0 and 1."""
-    return run("daytime", OPTIONS, _serve, argv)
+    return run("daytime", OPTIONS, _tell, argv)
+
+
+async def serve(
+    reader: Reader,  # noqa: ARG001
+    writer: Writer,
+    options: Mapping[str, object],  # noqa: ARG001
+) -> int:
+    """Serve the connection in an event loop."""
+    writer.write(line_of(time.time()))
+    return exits.OK
 
 
 def datagram(
@@ -40,7 +52,7 @@ def line_of(now: float) -> bytes:
     return time.ctime(now).encode("ascii") + b"\r\n"
 
 
-def _serve(_options: Mapping[str, object]) -> int:
+def _tell(_options: Mapping[str, object]) -> int:
     stdio.write(line_of(time.time()))
     stdio.drop_input()
     return exits.OK

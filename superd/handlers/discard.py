@@ -11,12 +11,25 @@ TYPE_CHECKING = False  # typing itself takes 5 ms of every start
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from superd.handlers.streams import Reader, Writer
+
 OPTIONS: dict[str, dict[str, object]] = {}
 
 
 def main(argv: list[str]) -> int:
     """Serve the connection on fd 0 and 1."""
-    return run("discard", OPTIONS, _serve, argv)
+    return run("discard", OPTIONS, _discard, argv)
+
+
+async def serve(
+    reader: Reader,
+    writer: Writer,  # noqa: ARG001
+    options: Mapping[str, object],  # noqa: ARG001
+) -> int:
+    """Serve the connection in an event loop."""
+    while await reader.read(stdio.CHUNK):
+        pass
+    return exits.OK
 
 
 def datagram(
@@ -28,7 +41,7 @@ def datagram(
     return None
 
 
-def _serve(_options: Mapping[str, object]) -> int:
+def _discard(_options: Mapping[str, object]) -> int:
     while stdio.read():
         pass
     return exits.OK

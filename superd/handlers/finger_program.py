@@ -41,51 +41,68 @@ def ask(program: str, flags: list[str], deadline: float, cap: int) -> tuple[byte
 
     Whatever the program started is dead when this returns.
     """
-    reader, writer = os.pipe()
     # The program is no longer in our group: whoever stops us stops it through us.
     before = signal.signal(signal.SIGTERM, _leave)
     try:
+        pid, reader = start(program, flags)
         try:
-            pid = os.posix_spawn(
-                program,
-                [program, *flags],
-                _ENVIRONMENT,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, writer, 1),
-                    (os.POSIX_SPAWN_DUP2, writer, 2),
-                ],
-                setsid=True,
-                setsigmask=[],
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-            )
+            return collect(reader, deadline, cap)
         finally:
-            os.close(writer)
-        try:
-            return _collect(reader, deadline, cap)
-        finally:
-            # Before the wait: while the leader is unreaped, its number cannot become
-            # somebody else's group.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            end(pid)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def start(program: str, flags: list[str]) -> tuple[int, int]:
+    """Start the program; returns its pid and a descriptor with what it says."""
+    reader, writer = os.pipe()
+    try:
+        pid = os.posix_spawn(
+            program,
+            [program, *flags],
+            _ENVIRONMENT,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, writer, 1),
+                (os.POSIX_SPAWN_DUP2, writer, 2),
+            ],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return pid, reader
+
+
+def end(pid: int) -> None:
+    """Kill the program with all it started."""
+    # Before the wait: while the leader is unreaped, its number cannot become somebody
+    # else's group.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def collect(reader: int, deadline: float, cap: int) -> tuple[bytes, str]:
+    """Read what the program says, and close the descriptor."""
+    output = b""
+    try:
+        while len(output) < cap:
+            if not stdio.wait(reader, POLLIN, deadline - monotonic()):
+                return output, "the program took too long"
+            data = os.read(reader, cap - len(output))
+            if not data:
+                return output, ""
+            output += data
+        return output, f"the program said more than {cap} bytes"
+    finally:
         os.close(reader)
 
 
 def _leave(number: int, _frame: object) -> None:
     """Turn a signal into the way out that passes every `finally`."""
     raise SystemExit(128 + number)
-
-
-def _collect(reader: int, deadline: float, cap: int) -> tuple[bytes, str]:
-    output = b""
-    while len(output) < cap:
-        if not stdio.wait(reader, POLLIN, deadline - monotonic()):
-            return output, "the program took too long"
-        data = os.read(reader, cap - len(output))
-        if not data:
-            return output, ""
-        output += data
-    return output, f"the program said more than {cap} bytes"

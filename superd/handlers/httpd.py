@@ -11,13 +11,16 @@ import sys
 from typing import TYPE_CHECKING
 
 from superd.handlers import exits
-from superd.handlers.http.connection import Connection, Settings
-from superd.handlers.http.files import open_root
+from superd.handlers.conversation import talk, talk_in_loop
+from superd.handlers.http.answer import Settings
+from superd.handlers.http.connection import converse
+from superd.handlers.http.root import Roots, open_root
 from superd.handlers.run import describe, run
 from superd.handlers.wire import Wire
 
 if TYPE_CHECKING:
     from superd.handlers.options import Options
+    from superd.handlers.streams import Reader, Writer
 
 OPTIONS: dict[str, dict[str, object]] = {
     "root": {
@@ -56,21 +59,46 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
+ROOTS = Roots()
+"""Those of an event loop: a descriptor for each connection would halve their number."""
+
+
 def main(argv: list[str]) -> int:
     """Serve the connection on fd 0 and 1."""
-    return run("httpd", OPTIONS, _serve, argv)
+    return run("httpd", OPTIONS, _answer, argv)
 
 
-def _serve(options: Options) -> int:
+async def serve(reader: Reader, writer: Writer, options: Options) -> int:
+    """Serve the connection in an event loop."""
+    try:
+        root = ROOTS.take(options["root"])
+    except OSError as error:
+        raise exits.SetupError(f"option --root: {describe(error)}") from None
+    try:
+        settings = _settings(root.fd, options)
+        return await talk_in_loop(converse(settings), reader, writer)
+    finally:
+        ROOTS.give_back(root)
+
+
+def _answer(options: Options) -> int:
     try:
         root = open_root(options["root"])
     except OSError as error:
         raise exits.SetupError(f"option --root: {describe(error)}") from None
+    try:
+        settings = _settings(root, options)
+        with Wire() as wire:
+            return talk(converse(settings), wire)
+    finally:
+        os.close(root)
+
+
+def _settings(root: int, options: Options) -> Settings:
     for name in options["index"]:
         if name in ("", ".", "..") or "/" in name:
-            os.close(root)
             raise exits.SetupError(f"option --index: {name} is not the name of a file")
-    settings = Settings(
+    return Settings(
         root=root,
         index_names=tuple(os.fsencode(name) for name in options["index"]),
         world_readable=options["world_readable"],
@@ -78,11 +106,6 @@ def _serve(options: Options) -> int:
         idle_timeout=options["idle_timeout"],
         max_requests=options["max_requests"],
     )
-    try:
-        with Wire() as wire:
-            return Connection(wire, settings).serve()
-    finally:
-        os.close(root)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def run(
     """Parse the flags, do the work, return the exit code."""
     # A launcher gives a handler every signal at its default; then a write to a peer
     # that is gone would kill us, and its end would look like a crash.
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # It stays ignored: what main printed is flushed after us.
+    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_IGN:
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         return work(options.parse(argv, table, name))
     except options.HelpWanted as wish:

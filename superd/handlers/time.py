@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Final
 
+    from superd.handlers.streams import Reader, Writer
+
 OPTIONS: dict[str, dict[str, object]] = {}
 
 SECONDS_1900_TO_1970: Final = 2208988800
@@ -21,7 +23,17 @@ SECONDS_1900_TO_1970: Final = 2208988800
 
 def main(argv: list[str]) -> int:
     """Serve the connection on fd 0 and 1."""
-    return run("time", OPTIONS, _serve, argv)
+    return run("time", OPTIONS, _tell, argv)
+
+
+async def serve(
+    reader: Reader,  # noqa: ARG001
+    writer: Writer,
+    options: Mapping[str, object],  # noqa: ARG001
+) -> int:
+    """Serve the connection in an event loop."""
+    writer.write(number_of(time.time()))
+    return exits.OK
 
 
 def datagram(
@@ -41,7 +53,7 @@ def number_of(now: float) -> bytes:
     return ((int(now) + SECONDS_1900_TO_1970) % 2**32).to_bytes(4, "big")
 
 
-def _serve(_options: Mapping[str, object]) -> int:
+def _tell(_options: Mapping[str, object]) -> int:
     stdio.write(number_of(time.time()))
     stdio.drop_input()
     return exits.OK

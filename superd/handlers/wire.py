@@ -11,9 +11,9 @@ PIPE_BUF bytes after POLLOUT without blocking.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-import stat
 import struct
 from contextlib import suppress
 from select import POLLIN, POLLOUT
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Final, Self
 
+# As numbers: `|` of two enumerated flags takes as long as a system call, and so does the
+# class that makes them, socket.socket; SocketType is what is below it.
+_MSG_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
+_MSG_MORE: Final = int(socket.MSG_MORE)
 _PIPE_BUF: Final = 4096
 _TIMEVAL: Final = struct.Struct("@ll")
 _SEND_STEP: Final = 1.0
@@ -43,8 +47,7 @@ class Wire:
     __slots__ = ("_out",)
 
     def __init__(self) -> None:
-        # fileno= takes the descriptor as it is; detach() in __exit__ keeps it open.
-        self._out = socket.socket(fileno=1) if _is_socket(1) else None
+        self._out = _socket(1)
         if self._out is not None and not _is_connection(self._out):
             self._out.detach()
             raise SetupError(stdio.NO_CONNECTION)
@@ -84,7 +87,7 @@ class Wire:
         """Write all of `data` before the deadline; `more` follows at once."""
         view = memoryview(data)
         while view:
-            sent = self.write_some(view, socket.MSG_MORE if more else 0)
+            sent = self.write_some(view, _MSG_MORE if more else 0)
             view = view[sent:]
             if not sent and not stdio.wait(1, POLLOUT, deadline - monotonic()):
                 raise TooSlow(f"the peer was too slow to read {what}")
@@ -93,7 +96,7 @@ class Wire:
         """Write what fits now, without waiting; 0 if nothing does."""
         try:
             if self._out is not None:
-                return self._out.send(data, socket.MSG_DONTWAIT | flags)
+                return self._out.send(data, _MSG_DONTWAIT | flags)
             if not stdio.wait(1, POLLOUT, 0.0):
                 return 0
             return os.write(1, data[:_PIPE_BUF])
@@ -132,7 +135,7 @@ class Wire:
         A close over unread input sends RST, and the peer loses the answer it was about
         to read. So: FIN, then read and drop, bounded in time and bytes.
         """
-        if self._out is None:
+        if self._out is None or stdio.is_closed_for_us():
             return
         with suppress(OSError):  # ENOTCONN: the peer is gone already
             self._out.shutdown(socket.SHUT_WR)
@@ -156,11 +159,17 @@ class Wire:
         return sent
 
 
-def _is_socket(fd: int) -> bool:
-    return stat.S_ISSOCK(os.fstat(fd).st_mode)
+def _socket(fd: int) -> socket.SocketType | None:
+    """Wrap a descriptor that stays open, by detach(); None if it is no socket."""
+    try:
+        return socket.SocketType(fileno=fd)
+    except OSError as error:
+        if error.errno == errno.ENOTSOCK:
+            return None
+        raise
 
 
-def _is_connection(sock: socket.socket) -> bool:
+def _is_connection(sock: socket.SocketType) -> bool:
     """Tell whether it is one; a listening socket would be waited on for ever."""
     listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     return not listening and sock.type != socket.SOCK_DGRAM

@@ -14,6 +14,10 @@ import socket
 
 from superd.core.protocol import MAX_DATAGRAM, MAX_FDS, clean
 
+COMPANY = 0.005
+"""Seconds that the report of a start waits for others: at a thousand connections a second
+that halves what wakes the master up, and nobody reads a log within that time."""
+
 _AGAIN = (errno.EAGAIN, errno.ENOBUFS, errno.EINTR)
 _ROOM = MAX_DATAGRAM - 4096
 _SPACE = socket.CMSG_SPACE(MAX_FDS * 4)
@@ -27,6 +31,9 @@ class Channel:
         self._sock.setblocking(False)
         os.set_inheritable(fd, False)
         self._out: list[str] = []
+        self.since: float | None = None
+        """Since when nothing but starts waits; None: nothing does, or it is urgent."""
+        self._urgent = False
         self.open = True
         """The master is there; False after its end."""
         self._heard = True
@@ -69,11 +76,26 @@ class Channel:
     def report(self, record: str) -> None:
         """Queue one record; it leaves with the next flush."""
         self._out.append(record)
+        self._urgent = True
+
+    def report_start(self, record: str, now: float) -> None:
+        """Queue one that may wait for COMPANY: most handlers have ended by then."""
+        self._out.append(record)
+        if self.since is None:
+            self.since = now
+
+    def due(self, now: float) -> float | None:
+        """Say when to flush: now, later, or (None) there is nothing to send."""
+        if not self._out:
+            return None
+        if self._urgent or self.since is None:
+            return now
+        return self.since + COMPANY
 
     def note(self, text: str) -> None:
         """Queue a line for the log."""
         ascii_text = text.encode("ascii", "backslashreplace").decode()
-        self._out.append(f"note {clean(ascii_text)}")
+        self.report(f"note {clean(ascii_text)}")
 
     def flush(self) -> bool:
         """Send what is queued; False: the channel is full, watch it for writing."""
@@ -94,6 +116,7 @@ class Channel:
             del self._out[:taken]
         if not self._heard:
             self._out.clear()
+        self.since, self._urgent = None, False
         return True
 
     def ready(self, fds: list[int]) -> None:

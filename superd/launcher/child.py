@@ -19,9 +19,9 @@ from superd.core.exitcodes import BUG, DONE, SETUP
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Limits = list[tuple[int, tuple[int, int]]]
+    from superd.launcher.stage import Stage
 
-MAX_FD = (1 << 31) - 1
+    Limits = list[tuple[int, tuple[int, int]]]
 
 
 def run_program(
@@ -36,13 +36,13 @@ def run_program(
     """Execute a program; a failure goes as its errno into `error_fd`."""
     try:
         os.setsid()
-        _reset_signals()
+        reset_signals()
         _place(fds)
         if listen:
             # sd_listen_fds(3): one socket, number 3, for exactly this process.
             os.dup2(0, 3, inheritable=True)
             environment = dict(environment, LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-        _limit(limits)
+        set_limits(limits)
         os.execve(argv[0], argv, environment)
     except OSError as error:
         os.write(error_fd, str(error.errno).encode())
@@ -51,43 +51,39 @@ def run_program(
 
 
 def run_python(
+    stage: Stage,
     main: Callable[[list[str]], int],
-    name: str,
-    argv: list[str],
     fds: tuple[int, int, int],
-    environment: dict[str, str],
     limits: Limits,
 ) -> None:
-    """Call a Python handler's main; never returns."""
+    """Call a Python handler's main; never returns. The environment is described."""
     status = BUG
     try:
-        os.setsid()
-        _reset_signals()
-        _place(fds)
-        os.closerange(3, MAX_FD)
-        _limit(limits)
-        os.environ.clear()
-        os.environ.update(environment)
-        _name_process(name)
-        # New objects: the old ones remember what fds 0 to 2 were in the launcher.
-        sys.stdin = open(0, closefd=False, errors="replace")  # noqa: SIM115
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
-        sys.argv = [name, *argv]
-        status = _call(main, name, argv)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        status = DONE  # the peer has gone; nobody is left to tell
+        stage.enter(fds, limits)
+        status = call(main, stage.name, stage.argv)
     except BaseException as error:  # noqa: BLE001  the last frame of the process
         status = BUG
-        _say_bug(name, error)
+        say_bug(stage.name, error)
     finally:
         os._exit(status & 0xFF)
 
 
+def call(main: Callable[[list[str]], int], name: str, argv: list[str]) -> int:
+    """Run main to its end, whichever, and flush what it printed; returns its status."""
+    status = _call(main, name, argv)
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except (BrokenPipeError, ConnectionResetError):
+        return DONE  # the peer has gone; nobody is left to tell
+    except Exception as error:  # noqa: BLE001  a stream may be of the handler's making
+        say_bug(name, error)
+        return BUG
+    return status
+
+
 def _call(main: Callable[[list[str]], int], name: str, argv: list[str]) -> int:
-    """Run main to its end, whichever; what it printed is still to be flushed."""
     try:
         return main(argv) or DONE
     except SystemExit as leave:
@@ -95,14 +91,15 @@ def _call(main: Callable[[list[str]], int], name: str, argv: list[str]) -> int:
             return leave.code or DONE
         _say(str(leave.code))
         return 1
-    except BrokenPipeError:
+    except (BrokenPipeError, ConnectionResetError):
         return DONE
     except BaseException as error:  # noqa: BLE001  whatever it is, it is a bug
-        _say_bug(name, error)
+        say_bug(name, error)
         return BUG
 
 
-def _say_bug(name: str, error: BaseException) -> None:
+def say_bug(name: str, error: BaseException) -> None:
+    """Write one line to fd 2: what, and where."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{os.path.basename(where.filename)}:{where.lineno}"
     _say(f"{name}: {type(error).__name__}: {error} ({place})")
@@ -117,12 +114,14 @@ def _place(fds: tuple[int, int, int]) -> None:
         os.dup2(fd, number, inheritable=True)
 
 
-def _limit(limits: Limits) -> None:
+def set_limits(limits: Limits) -> None:
+    """Take on limits of resources: setrlimit(2)."""
     for number, pair in limits:
         resource.setrlimit(number, pair)
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
+    """Have every signal at its default and unblocked, as after an exec."""
     signal.set_wakeup_fd(-1)
     for number in (
         signal.SIGCHLD,
@@ -137,7 +136,8 @@ def _reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _name_process(name: str) -> None:
+def name_process(name: str) -> None:
+    """Show the service in ps and top."""
     try:
         with open("/proc/self/comm", "w", encoding="ascii") as file:
             file.write(f"superd: {name}"[:15])

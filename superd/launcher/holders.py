@@ -42,6 +42,26 @@ def holds_still(pid: int, sock: str) -> bool:
         return True  # a folder cannot be opened just now: the next look will tell
 
 
+def holds_besides(pid: int, sock: str, own: int) -> bool:
+    """Say whether a process has more than `own` descriptors of a socket.
+
+    True where it cannot be seen.
+    """
+    folder = f"/proc/{pid}/fd"
+    found = 0
+    try:
+        for fd in ("0", "1", *os.listdir(folder)):
+            try:
+                found += os.readlink(f"{folder}/{fd}") == sock
+            except FileNotFoundError:
+                continue
+            if found > own:
+                return True
+    except OSError:
+        return True
+    return False
+
+
 def held_by_others(socks: set[str]) -> set[str]:
     """Look through every process we may look into, ourselves left out.
 
@@ -91,8 +111,14 @@ def children() -> set[int]:
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
             return set()  # the /proc of another PID namespace: its numbers are not ours
-        with open("/proc/thread-self/children", encoding="ascii") as file:
-            return set(map(int, file.read().split()))
+        fd = os.open("/proc/thread-self/children", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = b""
+            while piece := os.read(fd, 1 << 16):
+                text += piece
+        finally:
+            os.close(fd)
+        return set(map(int, text.split()))
     except OSError:
         return set()
 

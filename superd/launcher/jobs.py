@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from superd.core.protocol import clean
@@ -52,6 +53,8 @@ class Jobs:
         self.running: dict[int, Job] = {}
         self.left: list[tuple[int, socket.socket]] = []
         """Sockets whose handler (its pid) has ended and left processes behind."""
+        self.others: list[tuple[int, int]] = []
+        """Reaped children that were no handlers: pid and status."""
         self._lookups = lookups
         """The resolver's processes that are not reaped."""
         self._started = 0
@@ -118,7 +121,8 @@ class Jobs:
         job.number = self._started
         self.running[job.pid] = job
         self._by_conn[job.conn] = job
-        self._channel.report(f"start {job.conn} {job.pid} {name or '-'}")
+        record = f"start {job.conn} {job.pid} {name or '-'}"
+        self._channel.report_start(record, time.monotonic())
 
     def _fail(self, conn: str, error: SpawnError) -> None:
         text = str(error).encode("ascii", "backslashreplace").decode()
@@ -141,6 +145,7 @@ class Jobs:
             if job is None:
                 self._lookups.discard(pid)
                 self._strangers.pop(pid, None)
+                self.others.append((pid, status))
                 continue
             del self._by_conn[job.conn]
             number, code = _split(status)

@@ -54,9 +54,18 @@ class Linger:
         What is in `entries` afterwards is to be watched for reading.
         """
         try:
+            if not sock.recv(CHUNK, socket.MSG_DONTWAIT):
+                sock.close()  # the peer's end is read, nothing is left: this is a FIN
+                return []
+        except BlockingIOError:
+            pass
+        except OSError:
+            sock.close()  # the peer has reset it, there is nobody to lose for
+            return []
+        try:
             sock.shutdown(socket.SHUT_WR)
         except OSError:
-            sock.close()  # ENOTCONN: the peer has reset it, there is nobody to lose for
+            sock.close()  # ENOTCONN
             return []
         fd = sock.fileno()
         self.entries[fd] = Entry(sock, now + LIMIT, now)

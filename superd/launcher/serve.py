@@ -16,17 +16,21 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from superd.core.protocol import clean
 from superd.launcher.become import BecomeError
 from superd.launcher.channel import Channel
-from superd.launcher.datagrams import IDLE, DatagramService
 from superd.launcher.jobs import Job, Jobs
+from superd.launcher.lent import Lent
 from superd.launcher.linger import Linger
 from superd.launcher.resolve import Resolver
+from superd.launcher.seats import Place, Seats
 from superd.launcher.spawn import Spawner
 from superd.launcher.spec import CHANNEL_FD, SPEC_FD, Spec, read_spec
+from superd.launcher.worker import become_worker, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TURN = 16
 """Chunks of stderr thrown away in one turn, when the master is gone."""
@@ -78,14 +82,15 @@ class Launcher:
             channel,
             self.resolver.pids,
         )
-        self.asking: dict[str, list[tuple[Job, list[str]]]] = {}
-        self.datagrams: dict[int, DatagramService] = {}
+        self.seats = Seats(spec, channel, self._work, self._watch_seat)
+        self.asking: dict[str, list[Callable[[str], None]]] = {}
         self.deadlines: list[tuple[float, int, str, str]] = []
         self._count = 0
         self._lingering: set[int] = set()
         self._retired = False
         self._swept = 0.0
         self._epoll = select.epoll()
+        self.lent = Lent(spec, module, channel, self._epoll)
         self._wake = self._catch_signals()
         self._full = self._watched = False
         self._watch_channel()
@@ -103,7 +108,7 @@ class Launcher:
             self._tick(time.monotonic())
             self._flush()
             if not self._is_wanted():
-                self._end_datagrams()
+                self.lent.end_all()
                 self._flush()
             if not self.channel.open:
                 self._drain_stderr()
@@ -113,7 +118,8 @@ class Launcher:
 
     def _is_busy(self) -> bool:
         jobs = self.jobs
-        return bool(jobs.running or jobs.left or self.linger.entries or self.asking)
+        waiting = jobs.running or jobs.left or self.linger.entries or self.asking
+        return bool(waiting) or self.seats.busy()
 
     def _handle(self, fd: int, now: float) -> None:
         if fd == self.channel.fileno():
@@ -124,10 +130,15 @@ class Launcher:
         elif fd in self.linger.entries:
             if not self.linger.read(fd, now):
                 return
-        elif fd in self.datagrams:
-            self.datagrams[fd].read(now)
+        elif fd in self.lent.services:
+            self.lent.services[fd].read(now)
         elif fd in self.resolver.running:
             self._named(fd, now)
+        elif fd in self.seats.marked:
+            for left in self.seats.read(fd, now):
+                self._end(left.sock, now)
+        elif fd == self.seats.back:
+            self._take_back(now)
 
     # -- the master's requests --------------------------------------------------------
 
@@ -136,8 +147,12 @@ class Launcher:
             records, fds = got
             queue = iter(fds)
             for words in records:
-                if words[0] == "kill":
+                if words[0] == "kill" and len(words) > 3:  # noqa: PLR2004
+                    self.seats.kill(words[1], words[2], words[3])
+                elif words[0] == "kill":
                     self.jobs.kill(words[1], words[2])
+                elif words[0] == "look":
+                    self._look(words[1], words[2], now)
                 elif words[0] == "retire":
                     self._retired = True
                 else:
@@ -148,7 +163,11 @@ class Launcher:
                 self._epoll.register(self.pipe, READ)
 
     def _job(self, words: list[str], fd: int | None, now: float) -> None:
-        if fd is None:
+        if words[0] == "seat":
+            if fd is not None:
+                self.seats.add(int(words[1]), fd)
+            # Without one the master sees the end of the channel.
+        elif fd is None:
             # recvmsg has dropped what went over our limit of open files (cmsg(3)).
             self.channel.report(f"fail {words[1]} descriptor no descriptor is left")
         elif words[0] == "conn":
@@ -156,38 +175,77 @@ class Launcher:
         elif words[0] == "wait":
             self._wait(fd, words[1], now)
         elif words[0] == "serve":
-            self._serve(fd, words[1:], now)
+            self.lent.take(fd, words[1:], now)
 
     def _connection(self, fd: int, words: list[str], now: float) -> None:
         conn, number, host, port = words
-        sock = socket.socket(fileno=fd)
+        # Told these two, the constructor asks the kernel for the family alone. That must
+        # be the true one: for IPv4's, getsockname has no room for an address of IPv6.
+        sock = socket.socket(type=socket.SOCK_STREAM, proto=0, fileno=fd)
         job = Job(conn, sock)
         if self.spec.banner:
             self.jobs.greet(job)
         if not self.spec.resolve or sock.family == socket.AF_UNIX:
             self._start(job, [host, port, number, ""], now)
             return
+        words = [host, port, number]
+        self._ask(
+            host,
+            lambda name: self._start(job, [*words, name], time.monotonic()),
+            now,
+        )
+
+    def _look(self, conn: str, host: str, now: float) -> None:
+        """Tell the master a name: the connection will go to a worker with it."""
+        self._ask(
+            host, lambda name: self.channel.report(f"name {conn} {name or '-'}"), now
+        )
+
+    def _ask(self, host: str, then: Callable[[str], None], now: float) -> None:
         known = self.resolver.known(host, now)
         if known is not None:
-            self._start(job, [host, port, number, known], now)
+            then(known)
             return
         asking = self.asking.setdefault(host, [])
-        asking.append((job, [host, port, number]))
+        asking.append(then)
         if len(asking) == 1:
             pipe = self.resolver.start(host, now)
             if pipe is None:
-                self._answer(host, "", now)
+                self._answer(host, "")
             else:
                 self._epoll.register(pipe, READ)
 
     def _named(self, fd: int, now: float) -> None:
         self._epoll.unregister(fd)
         host, name = self.resolver.finish(fd, now)
-        self._answer(host, name, now)
+        self._answer(host, name)
 
-    def _answer(self, host: str, name: str, now: float) -> None:
-        for job, words in self.asking.pop(host, ()):
-            self._start(job, [*words, name], now)
+    def _answer(self, host: str, name: str) -> None:
+        for then in self.asking.pop(host, ()):
+            then(name)
+
+    # -- workers ----------------------------------------------------------------------
+
+    def _work(self, place: Place, back: int) -> int:
+        """Be a worker: in the forked child."""
+        limits = self.spawner.worker_limits()
+        return become_worker(self.spec, self.module, place, back, limits)
+
+    def _watch_seat(self, fd: int, *, wanted: bool) -> None:
+        if wanted:
+            self._epoll.register(fd, READ)
+        else:
+            self._epoll.unregister(fd)
+
+    def _take_back(self, now: float) -> None:
+        for _ in range(TURN):
+            left = self.seats.take_back()
+            if left is None:
+                return
+            if left.pid:
+                self.jobs.left.append((left.pid, left.sock))
+            else:
+                self._end(left.sock, now)
 
     def _start(self, job: Job, peer: list[str], now: float) -> None:
         if not self.jobs.start(job, peer):
@@ -199,27 +257,6 @@ class Launcher:
     def _wait(self, fd: int, conn: str, now: float) -> None:
         if self.jobs.start_wait(fd, conn) and self.spec.lifetime is not None:
             self._deadline(now + self.spec.lifetime, "TERM", conn)
-
-    def _serve(self, fd: int, words: list[str], now: float) -> None:
-        conn, ports = words
-        answer = getattr(self.module, "datagram", None)
-        sock = socket.socket(fileno=fd)
-        if answer is None or sock.family == socket.AF_UNIX:
-            sock.close()
-            why = "no UDP socket" if answer else "the handler answers no datagrams"
-            self.channel.report(f"fail {conn} handler {why}")
-            return
-        own = frozenset(int(port) for port in ports.split(",") if port)
-        try:
-            options = _options(self.module, self.spec)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever its flags raise
-            sock.close()
-            text = f"options: {error}".encode("ascii", "backslashreplace").decode()
-            self.channel.report(f"fail {conn} handler {clean(text)}")
-            return
-        service = DatagramService(sock, conn, answer, options, own, now)
-        self.datagrams[sock.fileno()] = service
-        self._epoll.register(sock.fileno(), READ)
 
     # -- time -------------------------------------------------------------------------
 
@@ -234,14 +271,19 @@ class Launcher:
 
     def _timeout(self, now: float) -> float:
         until = now + 3600.0
+        due = self.channel.due(now)
+        if due is not None and not self._full:
+            until = min(until, due)
         if self._is_busy():
             until = min(until, self._swept + SWEEP)
         if self.resolver.running:
             until = min(until, *(one.until for one in self.resolver.running.values()))
-        if self.datagrams:
+        if self.lent.services:
             until = min(until, now + SWEEP)
         if self.deadlines:
             until = min(until, self.deadlines[0][0])
+        if self.seats.busy():
+            until = min(until, self.seats.timeout(now))
         return max(0.0, until - now)
 
     def _tick(self, now: float) -> None:
@@ -252,21 +294,25 @@ class Launcher:
                 self._deadline(now + KILL_AFTER, "KILL", conn)
         for fd in self.resolver.late(now):
             self._named(fd, now)
+        self.seats.tick(now)
         if now - self._swept >= SWEEP:
             self._swept = now
             self.linger.expire(now)
-            for sock in self.jobs.sweep():
+            for sock in [
+                *self.jobs.sweep(),
+                *self.seats.closed_by_handlers(now, SWEEP),
+            ]:
                 self._end(sock, now)
-            for service in list(self.datagrams.values()):
-                self._report_refused(service)
-                if now - service.heard > IDLE:
-                    self._return(service)
+            self.lent.sweep(now)
 
     # -- ends -------------------------------------------------------------------------
 
     def _reap(self, now: float) -> None:
         for sock in self.jobs.reap():
             self._end(sock, now)
+        for pid, status in self.jobs.others:
+            self.seats.reaped(pid, status, now)
+        self.jobs.others.clear()
 
     def _end(self, sock: socket.socket, now: float) -> None:
         fd = sock.fileno()
@@ -280,29 +326,12 @@ class Launcher:
             self._lingering.remove(fd)
             self._epoll.unregister(fd)
 
-    def _return(self, service: DatagramService) -> None:
-        fd = service.sock.fileno()
-        del self.datagrams[fd]
-        self._epoll.unregister(fd)
-        self._report_refused(service)
-        service.sock.close()
-        self.channel.report(f"end {service.conn} 0 0 0")
-
-    def _end_datagrams(self) -> None:
-        for service in list(self.datagrams.values()):
-            self._return(service)
-
-    def _report_refused(self, service: DatagramService) -> None:
-        for reason, count in service.refused.items():
-            self.channel.note(f"refuse datagrams reason={reason} count={count}")
-        service.refused.clear()
-        if service.faults:
-            self.channel.note(f"{service.faults} datagrams met a bug of the handler")
-            service.faults = 0
-
     # -- the channel and the pipe -----------------------------------------------------
 
     def _flush(self) -> None:
+        due = self.channel.due(time.monotonic())
+        if due is None or due > time.monotonic():
+            return
         full = not self.channel.flush()
         if full != self._full:
             self._full = full
@@ -352,14 +381,8 @@ class Launcher:
             raise BecomeError(
                 "import", f"{spec.module}: {type(error).__name__}: {error}"
             ) from error
+        prepare(spec)
         return module
-
-
-def _options(module: Any, spec: Spec) -> Any:
-    """Give a datagram handler its options as its own main would see them."""
-    table = getattr(module, "OPTIONS", {})
-    parser = importlib.import_module("superd.handlers.options")
-    return parser.parse(spec.argv, table, spec.handler)
 
 
 def _enter(directory: str) -> None:

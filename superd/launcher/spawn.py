@@ -15,19 +15,24 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from superd.launcher.child import run_program, run_python
+from superd.launcher.child import call, run_program, run_python
 from superd.launcher.spec import PER_PROCESS
+from superd.launcher.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from superd.launcher.spec import Spec
 
-ALL_SIGNALS = sorted(
-    set(range(1, signal.NSIG)) - {signal.SIGKILL, signal.SIGSTOP, 32, 33}
+IGNORED = (
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
 )
-"""Every signal whose disposition can be set; 32 and 33 are the C library's own. (glibc's
-posix_spawn leaves those two ignored; its sigaction lets no program set them.)"""
+"""What a launcher ignores: two by CPython's choice, three by serve.py's. What it catches
+is at its default after the exec by itself (execve(2))."""
 
 BUSY_WAITS = (0.001, 0.01, 0.05, None)
 """Seconds after each try of a program that is being written (ETXTBSY): whoever writes it
@@ -53,6 +58,9 @@ class Spawner:
             for name, (soft, hard) in spec.rlimits.items()
             if name in PER_PROCESS and hard is not None
         ]
+        self._stage: Stage | None = None
+        if spec.exec is None and spec.mode == "process":
+            self._stage = Stage(spec, resource.setrlimit, call)
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._low_fd = os.dup(self._null)
         self._nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -75,7 +83,9 @@ class Spawner:
         spec = self._spec
         if spec.exec is None:
             assert self._main is not None
-            return self._fork(lambda: self._python(fd, stderr_fd, environment))
+            assert self._stage is not None
+            self._stage.describe(environment)
+            return self._fork(lambda: self._python(fd, stderr_fd))
         if self._own_limits:
             return self._retry(self._fork_exec, fd, stderr_fd, environment)
         if fd < self._soft_nofile[0]:
@@ -124,21 +134,27 @@ class Spawner:
                 ],
                 setsid=True,
                 setsigmask=[],
-                setsigdef=ALL_SIGNALS,
+                setsigdef=IGNORED,
             )
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, self._nofile)
 
-    def _python(self, fd: int, stderr_fd: int, environment: dict[str, str]) -> None:
+    def _python(self, fd: int, stderr_fd: int) -> None:
         assert self._main is not None
-        run_python(
-            self._main,
-            self._spec.handler,
-            self._spec.argv,
-            (fd, fd, stderr_fd),
-            environment,
-            self._limits(),
-        )
+        assert self._stage is not None
+        fds = (fd, fd, stderr_fd)
+        run_python(self._stage, self._main, fds, self._limits())
+
+    def worker_limits(self) -> list[tuple[int, tuple[int, int]]]:
+        """What a worker of a pool or a loop sets.
+
+        Seconds of CPU are counted for each connection (pooling.py); a loop holds many
+        connections and needs a descriptor for each.
+        """
+        limits = [one for one in self._limits() if one[0] != resource.RLIMIT_CPU]
+        if self._spec.mode == "loop" and "nofile" not in self._spec.rlimits:
+            return [one for one in limits if one[0] != resource.RLIMIT_NOFILE]
+        return limits
 
     def _limits(self) -> list[tuple[int, tuple[int, int]]]:
         """What a forked child sets: our own soft nofile is the launcher's, not its."""

@@ -37,6 +37,12 @@ class Spec(NamedTuple):
     banner: bytes
     lifetime: float | None
     mode: str
+    workers: int
+    """Of a pool or a loop; 0: a process for each connection."""
+    requests: int
+    """Connections of a pool's worker before it is renewed."""
+    selector: str
+    """What a loop's worker waits with: auto, uvloop, epoll, poll, select."""
     path: list[str]
 
 
@@ -65,5 +71,8 @@ def read_spec(name: str) -> Spec:
         banner=raw["banner"].encode(),
         lifetime=raw["lifetime"],
         mode=raw["mode"],
+        workers=raw.get("workers") or 0,
+        requests=raw.get("requests") or 0,
+        selector=raw.get("selector") or "auto",
         path=raw["path"],
     )

@@ -43,10 +43,10 @@ def accept_batch(shell: Shell, key: str, opened: Open, limit: int = BATCH) -> No
             return
         shell.next_conn += 1
         number = shell.next_conn
-        if conn.family == socket.AF_UNIX:
-            host, port = _unix_peer(conn)
-        else:
+        if isinstance(address, tuple):
             host, port = address[0], address[1]
+        else:
+            host, port = _unix_peer(conn)
         shell.conns[number] = conn
         shell.feed(Accepted(number, key, host, port))
         if not opened.polled:

@@ -40,6 +40,9 @@ class EventLog:
         self._sink = sink
         self._json = text_format == "json"
         self._level = LEVELS[level]
+        self._second = -1
+        self._date = ""
+        """The second that was spelt last: most lines share it with another."""
 
     def configure(self, sink: Sink, text_format: str, level: str) -> None:
         """Go over to another sink; the old one is flushed and closed."""
@@ -69,9 +72,9 @@ class EventLog:
     def _write(
         self, level: str, verb: str, fields: Sequence[tuple[str, object]]
     ) -> None:
-        stamp = "" if self._sink.stamps else _timestamp()
+        stamp = "" if self._sink.stamps else self._timestamp()
         if self._json:
-            record: dict[str, object] = {"ts": _timestamp(), "level": level}
+            record: dict[str, object] = {"ts": self._timestamp(), "level": level}
             record["event"] = verb
             record.update((key, _json_value(value)) for key, value in fields)
             text = json.dumps(record, separators=(",", ":"))
@@ -79,6 +82,14 @@ class EventLog:
             words = [f"{key}={escape(value)}" for key, value in fields]
             text = " ".join([*([stamp, level] if stamp else []), verb, *words])
         self._sink.put(text, PRIORITY[level], verb, fields)
+
+    def _timestamp(self) -> str:
+        milliseconds = time.time_ns() // 1_000_000
+        second, rest = divmod(milliseconds, 1000)
+        if second != self._second:
+            self._second = second
+            self._date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._date}.{rest:03d}Z"
 
     def flush(self) -> None:
         """Send what is queued, as far as it goes now."""
@@ -91,6 +102,8 @@ class EventLog:
 
 def escape(value: object) -> str:
     """Spell a value so that nothing a peer sent can end a line or a field."""
+    if isinstance(value, int | float):
+        return str(value)
     text = value if isinstance(value, str) else str(value)
     if text and _PLAIN.issuperset(text) and len(text) <= MAX_VALUE:
         return text
@@ -101,12 +114,6 @@ def _json_value(value: object) -> object:
     if isinstance(value, int | float) or value is None:
         return value
     return str(value)[:MAX_VALUE]
-
-
-def _timestamp() -> str:
-    now = time.time()
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    return f"{whole}.{int(now * 1000) % 1000:03d}Z"
 
 
 def open_sink(to: str) -> Sink:

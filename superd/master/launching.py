@@ -8,7 +8,6 @@ and sent together, up to MAX_FDS in one datagram.
 from __future__ import annotations
 
 import array
-import errno
 import fcntl
 import json
 import os
@@ -19,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from superd.core.protocol import (
     MAX_DATAGRAM,
-    MAX_FDS,
     ProtocolError,
     Ready,
     Report,
     parse_reports,
 )
 from superd.master.compiling import import_path
+from superd.master.outbox import Outbox
 
 if TYPE_CHECKING:
     from superd.master.kernel import Kernel
@@ -36,10 +35,6 @@ CHOKED = 64
 HIGH_FD = 20
 """Above the numbers 3 and 4 that the launcher gets, so that no dup2 hits another."""
 
-_SHORT = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
-"""Errors of sendmsg that say "not now" of a channel that is writable: unix(7)."""
-
-_GONE = (errno.EPIPE, errno.ECONNRESET)
 _SPACE = socket.CMSG_SPACE(4 * 4)
 _RUN = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launcher", "run.py"
@@ -53,21 +48,19 @@ MAX_NOTES = 500
 """Notes of one launcher in a second; what it says past that is not logged."""
 
 
-class LauncherProcess:
+class LauncherProcess(Outbox):
     """The master's end of one launcher."""
 
     def __init__(
         self, kernel: Kernel, number: int, service: str, spec: dict[str, Any]
     ) -> None:
-        self._kernel = kernel
+        ours, theirs = kernel.socketpair()
+        ours.setblocking(False)
+        super().__init__(kernel, ours)
         self.number = number
         self.service = service
         self.ready = False
         self.choked = False
-        self.full = False
-        """Its channel takes no more for now: it is watched for writing."""
-        self.short = False
-        """The kernel had no room for what was to be sent: to be tried again later."""
         self.retiring = False
         self.status: str | None = None
         """How it ended, once it was reaped."""
@@ -76,10 +69,6 @@ class LauncherProcess:
         """The read end of its handlers' stderr, when it is ready."""
         self.ended = False
         """The channel has come to its end."""
-        # (record, descriptor, close it when it is sent)
-        self._out: list[tuple[str, int | None, bool]] = []
-        self.sock, theirs = kernel.socketpair()
-        self.sock.setblocking(False)
         try:
             self.pid = _spawn(kernel, service, theirs, spec)
         except OSError:
@@ -88,62 +77,25 @@ class LauncherProcess:
         finally:
             theirs.close()
 
-    def put(self, record: str, fd: int | None = None, *, close: bool = False) -> None:
-        """Queue a record; with `close` the descriptor is ours to close when it is sent."""
-        self._out.append((record, fd, close))
-
-    def waiting(self) -> int:
-        """Count the records that are not sent yet."""
-        return len(self._out)
-
     def flush(self) -> bool:
-        """Send what is queued; False: it cannot go now, watch for writing."""
-        self.short = False
-        if not self.ready:
-            return True
-        while self._out:
-            batch = self._batch()
-            fds = [fd for _, fd, _ in batch if fd is not None]
-            data = "\n".join(record for record, _, _ in batch).encode("ascii")
-            try:
-                self._kernel.send(self.sock, data, fds)
-            except OSError as error:
-                self.short = error.errno in _SHORT
-                if self.short or error.errno == errno.EAGAIN:
-                    return False
-                self.drop()  # it has died: what was meant for it is closed
-                if error.errno not in _GONE:
-                    self.kill()  # or it must: what was dropped gets no report
-                return True
-            for _, fd, close in batch:
-                if close and fd is not None:
-                    os.close(fd)
-            del self._out[: len(batch)]
-        return True
+        """Send what is queued; False: it cannot go now, watch for writing.
 
-    def _batch(self) -> list[tuple[str, int | None, bool]]:
-        fds = size = 0
-        batch: list[tuple[str, int | None, bool]] = []
-        for item in self._out:
-            size += len(item[0]) + 1
-            fds += item[1] is not None
-            if batch and (fds > MAX_FDS or size > MAX_DATAGRAM):
-                break
-            batch.append(item)
-        return batch
+        A launcher that is not ready gets nothing: its channel is for its own start.
+        """
+        if not self.ready:
+            self.short = False
+            return True
+        sent = super().flush()
+        if self.broken:
+            self.broken = False
+            self.kill()  # what was dropped gets no report
+        return sent
 
     def retire(self) -> None:
         """Tell it that nothing more comes, behind what is queued; `kill` still may."""
         if not self.retiring:
             self.retiring = True
             self.put("retire")
-
-    def drop(self) -> None:
-        """Close what was not sent."""
-        for _, fd, close in self._out:
-            if close and fd is not None:
-                os.close(fd)
-        self._out.clear()
 
     def receive(self) -> list[Report] | None:
         """Take one datagram's reports; None: nothing now. `ended` tells of the end.

@@ -8,22 +8,30 @@ launchers) leaves together.
 from __future__ import annotations
 
 import heapq
-import selectors
+import select
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+READ, WRITE = 1, 4
+"""EPOLLIN and EPOLLOUT (linux/eventpoll.h): what a caller asks for and is told."""
+
+_EITHER = READ | WRITE
 IDLE = 3600.0
 
 
 class Loop:
-    """One selector, one heap of deadlines."""
+    """One epoll, one heap of deadlines.
+
+    epoll itself and not the selectors module: that makes objects for each event, and
+    there are four for a connection.
+    """
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._calls: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._first: int | None = None
@@ -32,11 +40,13 @@ class Loop:
 
     def watch(self, fd: int, events: int, call: Callable[[int], None]) -> None:
         """Call with the ready events whenever there are some."""
-        self._selector.register(fd, events, call)
+        self._epoll.register(fd, events)
+        self._calls[fd] = call
 
     def change(self, fd: int, events: int, call: Callable[[int], None]) -> None:
         """Watch for something else from now on."""
-        self._selector.modify(fd, events, call)
+        self._epoll.modify(fd, events)
+        self._calls[fd] = call
 
     def forget(self, fd: int) -> None:
         """Stop watching: always before the descriptor is closed.
@@ -44,11 +54,12 @@ class Loop:
         epoll watches the description, not the number: one that a child still holds goes
         on reporting after our close, and cannot be unregistered any more.
         """
-        self._selector.unregister(fd)
+        del self._calls[fd]
+        self._epoll.unregister(fd)
 
     def is_watched(self, fd: int) -> bool:
         """Say whether a descriptor is watched."""
-        return fd in self._selector.get_map()
+        return fd in self._calls
 
     def first(self, fd: int) -> None:
         """Name the descriptor that is served before all others: that of the signals."""
@@ -65,20 +76,28 @@ class Loop:
         if self._timers and (deadline is None or self._timers[0][0] < deadline):
             deadline = self._timers[0][0]
         wait = IDLE if deadline is None else max(0.0, deadline - time.monotonic())
-        ready = self._selector.select(wait)
-        if len(ready) > 1 and self._first is not None:
-            ready.sort(key=lambda item: item[0].fd != self._first)
-        watched = self._selector.get_map()
-        for key, events in ready:
-            # An earlier one may have closed it, and its number may be another's by now.
-            if watched.get(key.fd) is key:
-                key.data(events)
+        ready = self._epoll.poll(wait)
+        if len(ready) > 1:
+            calls = [(fd, events, self._calls.get(fd)) for fd, events in ready]
+            calls.sort(key=lambda item: item[0] != self._first)
+            for fd, events, call in calls:
+                # An earlier one may have closed it, and its number be another's by now.
+                if call is not None and self._calls.get(fd) is call:
+                    call(_told(events))
+        else:
+            for fd, events in ready:
+                self._calls[fd](_told(events))
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
-        for call in self.after_turn:
-            call()
+        for after in self.after_turn:
+            after()
 
     def close(self) -> None:
         """Let go of the selector."""
-        self._selector.close()
+        self._epoll.close()
+
+
+def _told(events: int) -> int:
+    """Make an error or a hang-up a reason to read and to write, as selectors does."""
+    return min(events, _EITHER)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Open:
     """One open listener: its socket and the plan's entry that asked for it."""
 
-    __slots__ = ("lent", "made", "polled", "sock", "spec")
+    __slots__ = ("lent", "made", "polled", "sock", "spec", "suspect")
 
     def __init__(self, sock: socket.socket, spec: dict[str, Any]) -> None:
         self.sock = sock
@@ -25,6 +25,8 @@ class Open:
         self.polled = False
         self.lent: tuple[Mark, float] | None = None
         """While it is lent: how it looked then, and since when."""
+        self.suspect = False
+        """The last program may have taken nothing: the next one is looked at closely."""
 
     def close(self) -> None:
         """Close it, and remove the file that we made for it."""

@@ -18,6 +18,7 @@ from superd.master.loop import READ, WRITE, Loop
 from superd.master.output import Output
 from superd.master.refuse import Refusals
 from superd.master.reserve import Reserve
+from superd.master.seating import AT_ONCE, SHORT_RETRY, Seat, Seating
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
     from superd.master.eventlog import EventLog
     from superd.master.kernel import Kernel
     from superd.master.opened import Open
-
-AT_ONCE = 0.0
-"""A time that has passed: at the end of this turn."""
-
-SHORT_RETRY = 0.1
-"""Seconds until what failed for want of memory or descriptors is tried again."""
 
 HEARD = 16
 """Datagrams of one launcher that are taken in one turn."""
@@ -46,7 +41,7 @@ LOG_RETRY = 0.25
 """Seconds until lines that a slow reader left waiting are tried again."""
 
 
-class Shell:
+class Shell(Seating):
     """Everything that has a descriptor, and the core that says what to do with it."""
 
     def __init__(self, kernel: Kernel, loop: Loop, log: EventLog) -> None:
@@ -61,12 +56,14 @@ class Shell:
         """Inherited sockets that no service names now: closing them is not ours."""
         self.conns: dict[int, socket.socket] = {}
         self.launchers: dict[int, LauncherProcess] = {}
+        self.seats: dict[int, Seat] = {}
         self.specs: dict[str, dict[str, Any]] = {}
         """The launcher's part of the plan, by service."""
         self.next_conn = 0
         self.aborted = 0
         self._log_retried = False
         self._dirty: set[int] = set()
+        self._dirty_seats: set[int] = set()
         self._orphans: dict[int, int] = {}
         self._do: dict[type, Callable[[Any], None]] = {
             cmd.Poll: self._poll,
@@ -83,6 +80,7 @@ class Shell:
             cmd.WatchOrphan: self._watch_orphan,
             cmd.Log: self._log,
             cmd.Exit: self._exit,
+            **self.seat_commands(),
         }
         loop.after_turn.append(self.flush)
 
@@ -110,8 +108,9 @@ class Shell:
 
     def flush(self) -> None:
         """At the end of a turn: send the launchers what was collected for them."""
-        while self._dirty:
-            launcher = self.launchers.get(self._dirty.pop())
+        while self._dirty or self._dirty_seats:
+            self._flush_seats()
+            launcher = self.launchers.get(self._dirty.pop()) if self._dirty else None
             if launcher is not None:
                 self._flush(launcher)
         self.log.flush()
@@ -145,7 +144,8 @@ class Shell:
     def _lending(self, key: str, opened: Open) -> Callable[[int], None]:
         def readable(_events: int) -> None:
             self.next_conn += 1
-            opened.lent = (progress.mark(opened.sock), time.monotonic())
+            before = progress.mark(opened.sock, thorough=opened.suspect)
+            opened.lent = (before, time.monotonic())
             self.feed(ev.Readable(key, self.next_conn))
 
         return readable
@@ -168,6 +168,9 @@ class Shell:
     # -- connections ------------------------------------------------------------------
 
     def _send(self, command: cmd.Send) -> None:
+        if command.seat:
+            self._send_to_seat(command)
+            return
         conn = self.core.conns[command.conn]
         launcher = self.launchers.get(command.launcher)
         sock = self.conns.pop(command.conn)
@@ -305,6 +308,8 @@ class Shell:
                 self.feed(ev.NotStarted(number, conn, stage, text))
             case protocol.Ready():
                 self._ready(launcher)
+            case protocol.Name(conn, name):
+                self.feed(ev.Named(number, conn, name))
             case protocol.Refuse(stage, text):
                 self.feed(ev.LauncherRefused(number, stage, text))
             case protocol.Note(text):
@@ -338,7 +343,10 @@ class Shell:
         before, since = opened.lent
         opened.lent = None
         lasted = time.monotonic() - since
-        return progress.took_something(before, opened.sock, lasted)
+        took = progress.took_something(before, opened.sock, lasted)
+        doubt = not took and before.waiting is not None
+        opened.suspect = not took
+        return took or doubt
 
     def _flush(self, launcher: LauncherProcess) -> None:
         tried = launcher.short
@@ -357,7 +365,7 @@ class Shell:
         choked = launcher.waiting() >= CHOKED
         if choked != launcher.choked:
             launcher.choked = choked
-            self.feed(ev.LauncherChoked(launcher.number, choked))
+            self._choke(launcher)
 
     def _try_again(self, launcher: LauncherProcess) -> None:
         launcher.short = False
@@ -375,6 +383,9 @@ class Shell:
             launcher.kill()
 
     def _signal(self, command: cmd.Signal) -> None:
+        if command.seat:
+            self._signal_seat(command)
+            return
         launcher = self.launchers.get(command.launcher)
         if launcher is not None:
             launcher.put(f"kill {command.conn} {command.signal}")

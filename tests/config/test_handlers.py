@@ -41,6 +41,22 @@ def test_registered_handler_of_ours_is_found(handlers):
     assert found.options == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "stream", "loop", "datagram"),
+    [
+        ("strict", True, False, False),
+        ("both", True, True, True),
+        ("looping", False, True, False),
+        ("plain", True, False, False),
+        ("datagrams", False, False, True),
+    ],
+)
+def test_what_a_handler_serves_is_seen(handlers, name, stream, loop, datagram):
+    found = handlers.find(name)
+
+    assert (found.stream, found.loop, found.datagram) == (stream, loop, datagram)
+
+
 def test_options_that_are_no_literal_are_not_known(handlers):
     assert handlers.find("loose").options is None
 
@@ -69,6 +85,14 @@ def test_module_that_is_no_python_is_told(tmp_path, text):
             {"main", "datagram"},
         ),
         ("class A:\n    def main(self): ...", set()),
+        ("async def serve(reader, writer, options): ...", {"serve"}),
+        ("def serve(options): ...", set()),
+        ("from y import serve", {"serve"}),
+        ("from y import other as serve", {"serve"}),
+        ("serve = make()", {"serve"}),
+        ("if True:\n    async def serve(r, w, o): ...", {"serve"}),
+        ("class A:\n    async def serve(self): ...", set()),
+        ("def main(argv):\n    async def serve(): ...", {"main"}),
     ],
 )
 def test_names_of_the_top_level_are_seen(tmp_path, text, names):

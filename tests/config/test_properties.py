@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from superd.config.compile import compile_data
 from superd.config.document import read_document
+from superd.config.dump import dump_configuration
 from superd.config.identity import Situation
 from superd.config.listen import HIGHEST_PORT, parse_listen
 from superd.config.loaders import LOADER, PYTHON_LOADER
@@ -40,8 +41,14 @@ RELAXED = settings(
     ],
 )
 
-with open(os.path.join(HERE, "good", "everything-set.yaml"), encoding="utf-8") as _file:
-    GOOD = _file.read()
+
+def good(name):
+    """A file of the corpus that is right."""
+    with open(os.path.join(HERE, "good", name), encoding="utf-8") as file:
+        return file.read()
+
+
+GOOD = [good("everything-set.yaml"), good("modes.yaml")]
 
 PIECES = [
     *[
@@ -82,6 +89,7 @@ PIECES = [
         "é",
         "\x85",
     ),
+    *("mode: ", "pool", "loop", "wait", "workers: 2", "max_workers: ", "requests: "),
     *("services:", "listen:", "exec:", "x", "null", "true", "no", "0x1F", "1_0", "5s"),
     *("::1", "[::1]:80", "*:80", ":80", "&a ", "*a", "!!str ", "? ", "- ", '"\\ud800"'),
     *('"\\U00110000"', "|\n", ">-\n", "|9\n", "%TAG ! x\n", "1" * 50, "127.0.0.1:7"),
@@ -127,9 +135,14 @@ def test_any_text_that_looks_like_yaml_is_read_or_told(compiled, text):
 
 
 @RELAXED
-@given(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(PIECES))
-def test_a_good_file_with_one_change_is_read_or_told(compiled, at, length, piece):
-    result = compiled(GOOD[:at] + piece + GOOD[at + length :])
+@given(
+    st.sampled_from(GOOD), st.floats(0, 1), st.integers(0, 12), st.sampled_from(PIECES)
+)
+def test_a_good_file_with_one_change_is_read_or_told(
+    compiled, text, part, length, piece
+):
+    at = int(part * len(text))
+    result = compiled(text[:at] + piece + text[at + length :])
 
     assert result.plan is not None or result.problems.errors
     assert_clean(result.problems.error_lines())
@@ -150,7 +163,9 @@ ANYTHING = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["localhost:7007", "/bin/cat", "5s", "1M", "echo", "strict"]),
+    | st.sampled_from(
+        ["localhost:7007", "/bin/cat", "5s", "1M", "both", "strict", "pool", "loop"]
+    ),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.text(max_size=6), inner, max_size=3)
@@ -184,6 +199,87 @@ def test_any_data_of_the_command_line_is_planned_or_told(data):
         assert line.startswith("command line: ")
         assert line.isprintable()
         assert not PYDANTIC.search(line), line
+
+
+WORKERS = st.integers(1, 30) | st.sampled_from([1, 1024])
+KEYS_OF = {
+    "process": [],
+    "pool": ["workers", "max_workers", "requests"],
+    "loop": ["workers", "selector"],
+    "wait": [],
+}
+WORKER_KEYS = {
+    "workers": WORKERS,
+    "max_workers": WORKERS | st.none(),
+    "requests": st.integers(1, 10**9),
+    "selector": st.sampled_from(["auto", "epoll", "poll", "select"]),
+    "limits": st.fixed_dictionaries({}, optional={"connections": st.integers(1, 99)}),
+    "warm": st.booleans(),
+}
+FENCES = {
+    "rlimits": st.fixed_dictionaries(
+        {}, optional={"cpu": st.sampled_from(["5s", None])}
+    ),
+    "stderr": st.sampled_from(["log", "peer", None]),
+}
+
+
+@st.composite
+def configurations(draw):
+    """One service whose keys mostly go with its mode, and defaults with any of them."""
+    mode = draw(st.sampled_from(sorted(KEYS_OF)))
+    name = draw(st.sampled_from(["both", "both", "both", "strict", "looping"]))
+    program = {"exec": ["/bin/cat"]} if mode == "wait" else {"handler": name}
+    known = [*KEYS_OF[mode], "limits", "warm", *FENCES]
+    stray = draw(st.sampled_from(["", "", "", *WORKER_KEYS]))
+    kinds = {**WORKER_KEYS, **FENCES}
+    own = {name: kinds[name] for name in {*known, stray} - {""}}
+    address = draw(st.sampled_from(["localhost:7007"] * 3 + ["localhost:7007/udp"]))
+    service = {"listen": address, "mode": mode, **program}
+    service |= draw(st.fixed_dictionaries({}, optional=own))
+    if draw(st.booleans()):
+        service |= {"stderr": "log", "rlimits": {"cpu": None}}
+    defaults = draw(st.fixed_dictionaries({}, optional=kinds))
+    return {"defaults": defaults, "services": {"x": service}}
+
+
+@settings(RELAXED, max_examples=300)
+@given(configurations())
+def test_any_mode_is_told_or_planned_as_its_dump_says(data):
+    result = compile_data(data, ORDINARY, "/")
+    if result.plan is None:
+        assert result.problems.errors
+        return
+
+    (planned,) = result.plan["services"]
+    assert_workers_make_sense(planned)
+    text = dump_configuration(result.log, result.services)
+    document, lines = problems_of(text)
+    again = compile_data(document.data, ORDINARY, "/")
+    assert lines == again.problems.error_lines() == again.problems.warning_lines() == []
+    assert again.plan["services"] == [planned]
+
+
+def assert_workers_make_sense(planned):
+    """What holds of workers in every plan, whatever was written."""
+    launcher, mode = planned["launcher"], planned["mode"]
+    keys = ("workers", "max_workers", "requests", "selector")
+    workers, most, requests, selector = (launcher[key] for key in keys)
+    if mode in ("process", "wait"):
+        assert (workers, most, requests, selector) == (None,) * 4
+        return
+    assert planned["warm"]
+    assert "handler" in launcher["program"]
+    assert 1 <= workers <= most <= 1024
+    if mode == "pool":
+        assert planned["admission"]["connections"] <= most
+        assert selector is None
+        assert requests >= 1
+    else:
+        assert (most, requests) == (workers, None)
+        assert selector in {"auto", "epoll", "poll", "select"}
+        assert "cpu" not in launcher["rlimits"]
+        assert launcher["stderr"] != "peer"
 
 
 @pytest.mark.skipif(LOADER is PYTHON_LOADER, reason="PyYAML is built without libyaml")

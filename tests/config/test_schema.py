@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import textwrap
 
 import pytest
 
@@ -125,6 +126,7 @@ def test_good_file_and_its_dump_fit_the_schema(name, here):
         "unknown-keys",
         "wrong-types",
         "ranges",
+        "modes",
         "booleans",
         "umask-decimal",
         "log",
@@ -157,12 +159,26 @@ def test_every_key_has_help_an_example_and_a_cost():
             assert key.cost in COSTS, name
 
 
+POOL = {"handler": "both", "mode": "pool"}
+LOOP = {"handler": "both", "mode": "loop"}
+PROGRAM = {"exec": "[/bin/cat]"}
+BESIDE = {
+    "handler": {},
+    "options": {"handler": "httpd"},
+    "mode": {"handler": "both"},
+    "workers": POOL,
+    "max_workers": POOL,
+    "requests": POOL,
+    "selector": LOOP,
+}
+"""What a key stands beside, where that is no program."""
+
+
 @pytest.mark.parametrize(
     "key", declared_keys().values(), ids=lambda key: ".".join(key.path)
 )
 def test_example_of_a_key_is_accepted(key, errors):
     """Nothing is wrong with it; whether a file or a user exists is another matter."""
-    lines = {"listen": "localhost:7007", "exec": "[/bin/cat]"}
     example = key.note("example")
     if key.path[:2] != ("services", ANY):
         path = list(key.path)
@@ -173,11 +189,7 @@ def test_example_of_a_key_is_accepted(key, errors):
         value = example if len(inner) == 1 else f"{{{inner[-1]}: {example}}}"
         if len(inner) == 3:
             value = f"{{{inner[1]}: {value}}}"
-        if inner[0] == "handler":
-            del lines["exec"]
-        if inner[0] == "options":
-            lines["handler"] = "httpd"
-            del lines["exec"]
+        lines = {"listen": "localhost:7007", **BESIDE.get(inner[0], PROGRAM)}
         lines[inner[0]] = value
         text = "services:\n  x:\n" + "".join(
             f"    {n}: {v}\n" for n, v in lines.items()
@@ -207,6 +219,17 @@ def test_reference_has_every_key():
     for path in declared_keys():
         shown = path[2:] if path[:2] == ("services", ANY) else path
         assert f"### `{'.'.join(shown)}`\n" in text
+
+
+def test_examples_of_the_reference_are_accepted(errors):
+    text = reference.HEAD + reference.MODES
+    examples = re.findall(r"^    services:\n(?:     .*\n)+", text, re.MULTILINE)
+
+    assert len(examples) == 2
+    for example in examples:
+        known = re.sub(r"handler: \w+", "handler: both", textwrap.dedent(example))
+        lines = errors(known.replace("/usr/local/bin/greet", "/bin/cat"))
+        assert lines == []
 
 
 def test_shipped_file_fits_the_schema_and_passes_the_check():

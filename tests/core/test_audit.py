@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playbook import Playbook, accepted, service, started
+from playbook import Playbook, accepted, pool, service, started, taken
 
 from superd.core import events as ev
 from superd.core.audit import check
@@ -19,10 +19,15 @@ def busy() -> Playbook:
         service("echo", per_source=1),
         service("dgram", kind="datagram"),
         service("old"),
+        pool("pool", workers=2),
     )
     book.tell(accepted(1)).tell(started(1)).tell(accepted(2))
     book.tell(ev.Readable("tcp dgram", 3)).tell(accepted(4, listener="tcp old"))
-    services = (service("echo", per_source=1), service("dgram", kind="datagram"))
+    book.tell(accepted(5, listener="tcp pool")).tell(taken(1)).tell(taken(2))
+    services = (
+        *(service("echo", per_source=1), service("dgram", kind="datagram")),
+        pool("pool", workers=2),
+    )
     return book.tell(ev.Reloaded(services, 2))
 
 
@@ -119,6 +124,51 @@ def spoil_key(core):
 def spoil_second_launcher(core):
     core.launchers[50] = Launcher(50, core.services["echo"])
     core.launchers[50].conns.add(1)
+
+
+def spoil_seat_book(core):
+    core.seats[2].conns.clear()
+
+
+def spoil_seat_of_a_conn(core):
+    core.conns[5].seat = core.seats[1]
+
+
+def spoil_lost_seat(core):
+    core.launchers[4].seats.pop()
+
+
+def spoil_retired_seat(core):
+    core.seats[1].retired = True
+
+
+def spoil_never_freed_seat(core):
+    core.launchers[4].free.clear()
+
+
+def spoil_seat_free_twice(core):
+    core.launchers[4].free.append(core.seats[1])
+
+
+def spoil_busy_seat_free(core):
+    core.launchers[4].free.append(core.seats[2])
+
+
+def spoil_doubt_without_a_crash(core):
+    core.seats[2].doubtful = frozenset({5})
+
+
+def spoil_seat_of_another_launcher(core):
+    core.seats[1].launcher = 1
+
+
+def spoil_seats_of_a_retired_launcher(core):
+    core.services["pool"].launcher = None
+    core.launchers[4].retired = True
+
+
+def spoil_too_many_seats(core):
+    core.launchers[4].spec = core.launchers[4].spec._replace(max_workers=1)
 
 
 SPOILS = [value for name, value in sorted(globals().items()) if name[:6] == "spoil_"]

@@ -26,7 +26,11 @@ def planned(**given: Any) -> dict[str, Any]:
             "message": "full",
         },
         "timeouts": {"stop": 5.0, "launcher_idle": 600.0},
-        "launcher": {"program": {"exec": ["/usr/bin/cat"]}, "user": None},
+        "launcher": {
+            "program": {"exec": ["/usr/bin/cat"]},
+            "user": None,
+            "resolve": True,
+        },
         **given,
     }
 

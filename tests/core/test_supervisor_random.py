@@ -17,7 +17,7 @@ from superd.core.audit import check
 from superd.core.supervisor import Supervisor
 
 ACTIONS = {
-    World.accept: 12,
+    World.accept: 24,
     World.send_datagram: 4,
     World.start: 10,
     World.end: 9,
@@ -28,11 +28,18 @@ ACTIONS = {
     World.fail_start: 1,
     World.fail_accept: 1,
     World.lie: 2,
+    World.name: 4,
+    World.sit: 8,
+    World.take: 10,
+    World.serve: 12,
+    World.kill_worker: 2,
+    World.read_mark: 3,
+    World.break_seat: 1,
     World.choke: 2,
     World.crash: 1,
     World.reload: 1,
 }
-EVENTS = int(os.environ.get("SUPERD_TEST_EVENTS", "600"))
+EVENTS = int(os.environ.get("SUPERD_TEST_EVENTS", "1500"))
 
 
 def play(seed: int, core: Supervisor, audit=check, events: int = EVENTS) -> World:
@@ -77,7 +84,7 @@ def test_a_stop_in_the_middle_of_a_random_history_comes_to_an_end():
         world.reload(rng.choice)
         for _ in range(100):
             rng.choices(list(ACTIONS), list(ACTIONS.values()))[0](world, rng.choice)
-        world.stop()
+        world.stop(at_once=seed % 2 == 1)
 
 
 class CoreMachine(RuleBasedStateMachine):
@@ -139,7 +146,7 @@ class NeverPollsAgain(Supervisor):
 class BelievesEverybody(Supervisor):
     """Takes a launcher's word about another's connection."""
 
-    def _conn_of(self, launcher, number):
+    def _conn_of(self, launcher, number, _seat=0):
         return self.conns.get(number)
 
 
@@ -171,14 +178,109 @@ class LosesOrphans(Supervisor):
         super()._launcher_gone(event, now)
 
 
-BUGS = [ForgetsToGive, NeverPollsAgain, BelievesEverybody, IgnoresSources, LosesOrphans]
+class NeverFreesASeat(Supervisor):
+    """Forgets who has nothing to do."""
+
+    def _free(self, seat, now):
+        """Lose it."""
+
+
+class FreesASeatTwice(Supervisor):
+    """Gives two connections to a worker that can serve one."""
+
+    def _free(self, seat, now):
+        super()._free(seat, now)
+        launcher = self.launchers.get(seat.launcher)
+        if launcher is not None and seat in launcher.free:
+            launcher.free.append(seat)
+
+
+class EndsWhatWasKept(Supervisor):
+    """Ends everything that a dead worker had been given."""
+
+    def _seat_kept(self, event, now):
+        super()._seat_kept(event._replace(conns=()), now)
+
+
+class EndsWhatCameLater(Supervisor):
+    """Ends what was sent after the worker had died, which nobody was asked about."""
+
+    def _seat_kept(self, event, now):
+        seat = self.seats.get(event.seat)
+        if seat is not None and seat.crash is not None:
+            seat.doubtful = frozenset(seat.conns)
+        super()._seat_kept(event, now)
+
+
+class ForgetsToMark(Supervisor):
+    """Never asks what a dead worker had begun."""
+
+    def _flush(self):
+        return [one for one in super()._flush() if not isinstance(one, cmd.MarkSeat)]
+
+
+class ForgetsToRefill(Supervisor):
+    """Goes on with fewer workers when a seat was lost."""
+
+    def _refill(self, number):
+        """Lose it."""
+
+
+class NeverShrinks(Supervisor):
+    """Keeps every worker that was ever wanted."""
+
+    def _shrink(self, number, now):
+        """Keep them."""
+
+
+class LosesWithTheSeat(Supervisor):
+    """Keeps the slots of a channel that has ended."""
+
+    def _seat_gone(self, event, now):
+        seat = self.seats.get(event.seat)
+        if seat is None or not seat.conns:
+            super()._seat_gone(event, now)
+
+
+class WaitsForNames(Supervisor):
+    """Retires a launcher and its seats under those who wait for a name."""
+
+    def _seat_nameless(self, launcher, now):
+        """Leave them."""
+
+
+class BelievesEverySeat(Supervisor):
+    """Takes a worker's word about another's connection."""
+
+    def _conn_of(self, launcher, number, seat=0):
+        conn = self.conns.get(number)
+        if conn is not None and conn.seat is not None:
+            return conn
+        return super()._conn_of(launcher, number, seat)
+
+
+class IsUnfairAmongLoops(Supervisor):
+    """Gives everything to the first."""
+
+    def _pick(self, launcher):
+        if launcher.spec.mode == "loop" and launcher.seats:
+            return launcher.seats[0]
+        return super()._pick(launcher)
+
+
+BUGS = [
+    *(ForgetsToGive, NeverPollsAgain, BelievesEverybody, IgnoresSources, LosesOrphans),
+    *(NeverFreesASeat, FreesASeatTwice, EndsWhatWasKept, EndsWhatCameLater),
+    *(ForgetsToMark, ForgetsToRefill, NeverShrinks, LosesWithTheSeat, WaitsForNames),
+    *(BelievesEverySeat, IsUnfairAmongLoops),
+]
 
 
 def is_caught(bug, audit) -> bool:
-    for seed in range(20):
+    for seed in range(100):
         try:
             play(seed, bug(), audit, events=300)
-        except (AssertionError, KeyError):
+        except (AssertionError, KeyError, ValueError):
             return True
     return False
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import os
+import re
 import select
 import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
 from inetd import DEADLINE, fork, spawn_handler
+from looped import in_loop
 
 from superd.core import exitcodes
 from superd.handlers import exits, stdio
@@ -75,6 +80,42 @@ def test_a_peer_that_is_gone_already_is_no_failure(name):
         served.reset()
         assert served.wait() == exits.OK
         assert served.log == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_handler_serves_in_a_loop_by_the_same_options(name):
+    assert inspect.iscoroutinefunction(module(name).serve)
+    with fork(in_loop(module(name)), "--nonsense") as served:
+        assert served.read() == b""
+        assert served.wait() == exits.SETUP
+        assert served.log == f"{name}: unknown option --nonsense\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_peer_that_resets_ends_a_loops_connection_quietly(name):
+    with fork(in_loop(module(name)), early=b"hello") as served:
+        served.reset()
+        assert served.wait() in (exits.OK, exits.PEER)
+        assert "bug" not in served.log
+
+
+@pytest.mark.parametrize("name", ["httpd", "finger", "daytime", "time"])
+def test_under_superd_the_end_of_a_connection_is_left_to_the_launcher(name):
+    """Its peer would be waited for here, while a worker has others to serve."""
+
+    def main(argv):
+        os.environ["SUPERD_SERVICE"] = "test"
+        status = module(name).main(argv)
+        # Not shut down for writing, and what else has come is not read away.
+        os.write(1, b"still open:" + os.read(0, 100))
+        return status
+
+    questions = {"httpd": b"GET /nothing HTTP/1.0\r\n\r\n", "finger": b"a@b\r\n"}
+    with fork(main, early=questions.get(name, b"x"), kind="records") as served:
+        if name in questions:
+            served.send(b"x")
+        assert served.read().endswith(b"still open:x")
+        assert served.wait() == exits.OK
 
 
 @pytest.mark.parametrize("path", sorted(ROOM.rglob("*.py")), ids=str)
@@ -147,6 +188,29 @@ def test_the_log_cannot_be_given_a_second_line():
     with fork(lambda _: stdio.log("a\nb\r\x1b[2J\u2028é") or 0) as served:
         assert served.wait() == 0
         assert served.log == "a\\nb\\r\\x1b[2J\\u2028é\n"
+
+
+def example():
+    """Make the module that README.md shows: the program and, further down, its serve."""
+    blocks = re.findall(r"(?m)(?:^    .*\n|^\n)+", (ROOM / "README.md").read_text())
+    [program] = [one for one in blocks if "Count the bytes" in one]
+    [serve] = [one for one in blocks if "async def serve" in one]
+    made = types.ModuleType("count")
+    exec(textwrap.dedent(program) + textwrap.dedent(serve), made.__dict__)
+    return made
+
+
+@pytest.mark.parametrize("mode", ["process", "loop"])
+def test_the_example_of_the_readme_serves(mode):
+    made = example()
+    main = made.main if mode == "process" else in_loop(made)
+    with fork(main, "--most", "10") as served:
+        assert served.talk(b"x" * 10) == b"10\r\n"
+        assert served.wait() == exits.OK
+    with fork(main, "--most", "10") as served:
+        served.send(b"x" * 11)
+        assert served.wait() == exits.PEER
+        assert served.log == "count: more than 10 bytes\n"
 
 
 def nonblocking(work):

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from httpd_root import make_root
 from inetd import cuts, fork
+from looped import in_loop
 
 from superd.handlers import echo, finger, httpd
 
 CORPUS = Path(__file__).with_name("corpus")
-MAINS = {"echo": echo.main, "finger": finger.main, "httpd": httpd.main}
+MODULES = {"echo": echo, "finger": finger, "httpd": httpd}
 DIALOGUES = sorted(path.relative_to(CORPUS) for path in CORPUS.glob("*/*.in"))
 
 
@@ -35,23 +36,26 @@ def expected(dialogue):
     return path.with_suffix(".out").read_bytes(), number
 
 
-def play(dialogue, how, flags):
+def play(dialogue, how, flags, mode):
     handler = dialogue.parent.name
     data = (CORPUS / dialogue).read_bytes()
     pieces = cuts(data, how, random.Random(str(dialogue)))
-    with fork(MAINS[handler], *flags[handler], kind="records") as served:
+    module = MODULES[handler]
+    main = module.main if mode == "process" else in_loop(module)
+    with fork(main, *flags[handler], kind="records") as served:
         answer = served.talk(*pieces)
         code = served.wait()
         assert not re.search("bug|LEAK|CRASH|Traceback", served.log), served.log
         return re.sub(rb"Date: [^\r]*GMT", b"Date: NOW", answer), code
 
 
+@pytest.mark.parametrize("mode", ["process", "loop"])
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=str)
-def test_the_answer_is_the_same_however_the_question_is_cut(dialogue, flags):
+def test_the_answer_is_the_same_however_the_question_is_cut(dialogue, flags, mode):
     for how in ("whole", "line", "byte", "random"):
         if how == "byte" and (CORPUS / dialogue).stat().st_size > 10_000:
             continue
-        assert play(dialogue, how, flags) == expected(dialogue), how
+        assert play(dialogue, how, flags, mode) == expected(dialogue), how
 
 
 def test_every_file_of_the_corpus_belongs_to_a_dialogue():

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inetd import open_fds
 
-from superd.handlers.http.files import File, open_index, open_path, open_root
+from superd.handlers.http.files import File, open_index, open_path
 from superd.handlers.http.refusal import Refused
+from superd.handlers.http.root import open_root
 
 
 @pytest.fixture(scope="module")

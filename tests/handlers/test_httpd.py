@@ -13,6 +13,7 @@ from httpd_root import make_root
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from inetd import fork, spawn_handler
+from looped import in_loop
 
 from superd.handlers import httpd
 
@@ -26,10 +27,15 @@ def folder(tmp_path_factory):
     return make_root(tmp_path_factory.mktemp("httpd"))
 
 
+@pytest.fixture(params=["process", "loop"])
+def main(request):
+    return httpd.main if request.param == "process" else in_loop(httpd)
+
+
 @pytest.fixture
-def serve(folder):
+def serve(folder, main):
     def start(*flags, kind="tcp", root=folder):
-        return fork(httpd.main, "--root", str(root), *flags, kind=kind)
+        return fork(main, "--root", str(root), *flags, kind=kind)
 
     return start
 

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from inetd import fork, spawn_handler
+from looped import in_loop
 
 from superd.handlers import chargen, daytime, discard, echo
 from superd.handlers import time as time_handler
 
-MAINS = {
-    "echo": echo.main,
-    "discard": discard.main,
-    "daytime": daytime.main,
-    "time": time_handler.main,
-    "chargen": chargen.main,
+MODULES = {
+    "echo": echo,
+    "discard": discard,
+    "daytime": daytime,
+    "time": time_handler,
+    "chargen": chargen,
 }
 PEER = ("192.0.2.1", 40000)
 CTIME = re.compile(
@@ -32,47 +33,58 @@ def kind(request):
     return request.param
 
 
+@pytest.fixture(params=["process", "loop"])
+def serve(request):
+    """Serve one connection by a module's main() or by its serve()."""
+
+    def start(module, **how):
+        main = module.main if request.param == "process" else in_loop(module)
+        return fork(main, **how)
+
+    return start
+
+
 def ends_quietly(served):
     assert served.wait() == 0
     assert served.log == ""
     return True
 
 
-def test_echo_sends_the_rest_back_after_a_half_close(kind):
+def test_echo_sends_the_rest_back_after_a_half_close(serve, kind):
     data = bytes(range(256)) * 200
-    with fork(echo.main, kind=kind) as served:
+    with serve(echo, kind=kind) as served:
         assert served.talk(data) == data
         assert ends_quietly(served)
 
 
-def test_echo_answers_while_the_peer_goes_on(kind):
-    with fork(echo.main, kind=kind) as served:
+def test_echo_answers_while_the_peer_goes_on(serve, kind):
+    with serve(echo, kind=kind) as served:
         for word in (b"a", b"bc", b"\0\r\n"):
             assert served.send(word).read_until(word) == word
         assert served.end().read() == b""
         assert ends_quietly(served)
 
 
-def test_discard_swallows_a_megabyte_and_answers_nothing(kind):
-    with fork(discard.main, kind=kind) as served:
+def test_discard_swallows_a_megabyte_and_answers_nothing(serve, kind):
+    with serve(discard, kind=kind) as served:
         assert served.talk(bytes(1 << 20)) == b""
         assert ends_quietly(served)
 
 
-def test_daytime_is_one_line_of_ctime(kind):
-    with fork(daytime.main, kind=kind) as served:
+def test_daytime_is_one_line_of_ctime(serve, kind):
+    with serve(daytime, kind=kind) as served:
         assert CTIME.fullmatch(served.read())
         assert ends_quietly(served)
 
 
-def test_daytime_reaches_a_peer_that_sent_something_first():
-    with fork(daytime.main, early=b"hello?\r\n" * 100) as served:
+def test_daytime_reaches_a_peer_that_sent_something_first(serve):
+    with serve(daytime, early=b"hello?\r\n" * 100) as served:
         assert CTIME.fullmatch(served.read())
         assert ends_quietly(served)
 
 
-def test_time_is_four_bytes_since_1900(kind):
-    with fork(time_handler.main, kind=kind) as served:
+def test_time_is_four_bytes_since_1900(serve, kind):
+    with serve(time_handler, kind=kind) as served:
         answer = served.read()
         assert len(answer) == 4
         seconds = int.from_bytes(answer, "big") - 2208988800
@@ -102,9 +114,9 @@ def test_daytime_is_24_characters_for_every_moment():
         assert CTIME.fullmatch(daytime.line_of(moment))
 
 
-def test_chargen_rotates_through_the_printing_characters(kind):
+def test_chargen_rotates_through_the_printing_characters(serve, kind):
     printing = "".join(map(chr, range(32, 127)))
-    with fork(chargen.main, kind=kind) as served:
+    with serve(chargen, kind=kind) as served:
         data = b""
         while len(data) < 74 * 200:
             data += served.sock.recv(65536)
@@ -115,17 +127,17 @@ def test_chargen_rotates_through_the_printing_characters(kind):
         assert line == (printing + printing)[start : start + 72]
 
 
-def test_chargen_reads_while_it_writes():
+def test_chargen_reads_while_it_writes(serve):
     """A peer that sends 8 MiB before it reads a byte is not blocked."""
-    with fork(chargen.main) as served:
+    with serve(chargen) as served:
         served.sock.sendall(bytes(8 << 20))
         assert served.sock.recv(3) == b' !"'
         served.sock.close()
         assert ends_quietly(served)
 
 
-def test_chargen_goes_on_after_a_half_close():
-    with fork(chargen.main) as served:
+def test_chargen_goes_on_after_a_half_close(serve):
+    with serve(chargen) as served:
         served.end()
         size = 0
         while size < 4 << 20:
@@ -134,17 +146,17 @@ def test_chargen_goes_on_after_a_half_close():
         assert ends_quietly(served)
 
 
-@pytest.mark.parametrize("name", MAINS)
-def test_a_peer_that_resets_ends_the_handler_quietly(name):
-    with fork(MAINS[name]) as served:
+@pytest.mark.parametrize("name", MODULES)
+def test_a_peer_that_resets_ends_the_handler_quietly(serve, name):
+    with serve(MODULES[name]) as served:
         served.send(bytes(100_000))
         served.reset()
         assert ends_quietly(served)
 
 
 @pytest.mark.parametrize("name", ["echo", "chargen"])
-def test_a_peer_that_never_reads_and_goes_ends_the_handler_quietly(name):
-    with fork(MAINS[name]) as served:
+def test_a_peer_that_never_reads_and_goes_ends_the_handler_quietly(serve, name):
+    with serve(MODULES[name]) as served:
         served.sock.setblocking(False)
         # 64 MiB is more than loopback ever buffers: echo is stuck in a write by then.
         with suppress(BlockingIOError):
@@ -154,7 +166,7 @@ def test_a_peer_that_never_reads_and_goes_ends_the_handler_quietly(name):
         assert ends_quietly(served)
 
 
-@pytest.mark.parametrize("name", MAINS)
+@pytest.mark.parametrize("name", MODULES)
 def test_it_runs_as_a_module_under_any_inetd(name):
     with spawn_handler(name) as served:
         served.send(b"x\r\n")

@@ -73,6 +73,54 @@ def _shim(limits: dict[int, Any], constants: dict[str, Any]) -> list[str]:
     return ["-c", _SHIM, json.dumps(how), RUN]
 
 
+class Seat:
+    """The master's end of a worker's channel."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.records: list[str] = []
+        self.sock, self.theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET
+        )
+
+    def put(self, record: str, fds: tuple[int, ...] = ()) -> None:
+        """Send one record, as the master does for a pool."""
+        socket.send_fds(self.sock, [record.encode()], fds)
+
+    def wait(self, pattern: str, *, count: int = 1) -> str:
+        """Wait until `count` records match; returns the last of them."""
+        until = time.monotonic() + DEADLINE
+        while True:
+            found = [one for one in self.records if re.search(pattern, one)]
+            if len(found) >= count:
+                return found[count - 1]
+            left = until - time.monotonic()
+            assert left > 0, f"no {pattern!r} in {self.records[-20:]}"
+            assert self.take(left), f"it ended: {self.records[-20:]}"
+
+    def take(self, wait: float) -> bool:
+        """Take one datagram; False: none came, or the end."""
+        if not ready([self.sock.fileno()], wait):
+            return False
+        try:
+            data = self.sock.recv(1 << 16)
+        except ConnectionResetError:
+            data = self.sock.recv(1 << 16)
+        self.records += data.decode().split("\n") if data else []
+        return bool(data)
+
+    def worker(self, count: int = 1) -> int:
+        """Return the pid of the worker, the `count`th."""
+        return int(self.wait("^hello ", count=count).split()[1])
+
+    def wait_gone(self) -> None:
+        """Wait for the end of the channel."""
+        until = time.monotonic() + DEADLINE
+        while self.take(max(0.0, until - time.monotonic())):
+            pass
+        assert ready([self.sock.fileno()], 0), "the channel is still open"
+
+
 class Launched:
     """One launcher and the master's end of its channel."""
 
@@ -89,6 +137,7 @@ class Launched:
         self.stderr = b""
         self._conns = 0
         self._peers: list[socket.socket] = []
+        self._seats: list[Seat] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.setblocking(False)
@@ -182,6 +231,21 @@ class Launched:
             self.put(self.record(host), fds=(accepted.fileno(),))
         return peer
 
+    def seat(self) -> Seat:
+        """Give the launcher a seat: it forks a worker for it."""
+        seat = Seat(len(self._seats) + 1)
+        self._seats.append(seat)
+        self.put(f"seat {seat.number}", fds=(seat.theirs.fileno(),))
+        seat.theirs.close()
+        return seat
+
+    def sit(self, seat: Seat, host: str = "127.0.0.1") -> socket.socket:
+        """Give a worker a connection, the next number; returns the peer's end."""
+        peer, accepted = self.pair()
+        with accepted:
+            seat.put(f"{self.record(host)} -", fds=(accepted.fileno(),))
+        return peer
+
     def talk(self, data: bytes = b"", host: str = "127.0.0.1") -> bytes:
         """Send, half-close, return everything up to the end, and wait for the report."""
         with self.connect(host) as peer:
@@ -239,6 +303,8 @@ class Launched:
         """Kill what runs still, take everything down."""
         for peer in self._peers:
             peer.close()
+        for seat in self._seats:
+            seat.sock.close()
         if self.status is None and self.sock.fileno() >= 0 and self.is_alive():
             over = {one.split()[1] for one in self.records if one.startswith("end ")}
             live = {one.split()[1] for one in self.records if one.startswith("start ")}

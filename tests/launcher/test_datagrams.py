@@ -200,7 +200,7 @@ def test_an_ipv4_and_an_ipv6_socket_are_served_by_one_launcher_at_once(launcher)
 
 
 def test_a_socket_nobody_asks_goes_back_to_the_master(launcher):
-    constants = {"superd.launcher.serve.IDLE": 0.1, "superd.launcher.serve.SWEEP": 0.02}
+    constants = {"superd.launcher.lent.IDLE": 0.1, "superd.launcher.serve.SWEEP": 0.02}
     it = launcher.python(SOURCE, constants=constants)
     with udp() as sock, udp() as client:
         before = it.fds()

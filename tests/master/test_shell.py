@@ -158,7 +158,11 @@ class TestLending:
             (words,) = rig.until(launcher.hear)
             assert words == ["wait", "1"]
             assert not rig.shell.listeners[KEY].polled
+            # The first may be mistaken for one that took nothing; the second not.
             launcher.say("start 1 4711 -", "end 1 0 0 1")
+            assert rig.until(launcher.hear) == [["wait", "2"]]
+            assert not rig.logged("took nothing")
+            launcher.say("start 2 4712 -", "end 2 0 0 1")
             rig.until(lambda: rig.logged("took nothing"))
 
     def test_a_datagram_handler_is_told_the_ports_of_all_our_services(self, rig):
@@ -188,7 +192,7 @@ class TestLending:
             rig.settle()
             assert rig.shell.listeners[KEY].lent is not None
             by_name["echo"].say(f"start {number} 4711 -", f"end {number} 0 0 1")
-            rig.until(lambda: rig.logged("took nothing"))
+            rig.until(lambda: rig.logged("end service=echo"))
 
 
 class TestOrphans:

@@ -1,7 +1,8 @@
 """The handler contract, every clause, asked of the handlers themselves.
 
 The probes are programs that nobody here wrote (cat and ls over /proc, env), and the same
-questions are put to a Python handler that the launcher forks.
+questions are put to a Python handler that the launcher forks, to a pool's worker at its
+second connection, and to a loop's where they have a meaning there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,27 +21,37 @@ from plugin import install
 
 PROBE = r'''
 """Answer what a handler can see of itself."""
-import os, sys
+import os, subprocess, sys
+
+OPTIONS = {"what": {"type": "str", "default": "status", "help": "what is asked"}}
 
 def main(argv):
-    what = argv[1] if len(argv) > 1 else "status"
+    what = argv[1]
     if what == "fds":
         for fd in sorted(os.listdir("/proc/self/fd"), key=int):
             try:
                 print(fd, os.readlink("/proc/self/fd/" + fd), flush=True)
             except FileNotFoundError:
                 pass
-    elif what == "env":
-        for key, value in os.environ.items():
-            print(f"{key}={value}")
-    elif what == "id":
-        print(os.getuid(), os.getgid(), os.getgroups(), os.getcwd())
-    elif what == "stderr":
+    elif what == "ls":
+        subprocess.run(["/bin/ls", "-l", "/proc/self/fd"], close_fds=False)
+    else:
+        sys.stdout.write(answer(what, os.environ))
+    return 0
+
+async def serve(reader, writer, options):
+    writer.write(answer(options["what"], writer.get_extra_info("environment")).encode())
+
+def answer(what, environment):
+    if what == "env":
+        return "".join(f"{key}={value}\n" for key, value in environment.items())
+    if what == "id":
+        return f"{os.getuid()} {os.getgid()} {os.getgroups()} {os.getcwd()}\n"
+    if what == "stderr":
         with open("/dev/stderr", "w") as file:
             file.write("said on stderr\n")
-    else:
-        sys.stdout.write(open(f"/proc/self/{what}").read())
-    return 0
+        return ""
+    return open(f"/proc/self/{what}").read()
 '''
 
 
@@ -87,9 +99,9 @@ POISON = {
 }
 
 
-@pytest.fixture(scope="module", params=["exec", "python"])
+@pytest.fixture(scope="module", params=["exec", "python", "pool", "loop"])
 def ask(request):
-    """Ask a handler of either kind: `ask(what, **keys)` gives its answer.
+    """Ask a handler of each kind: `ask(what, **keys)` gives its answer.
 
     One daemon for all questions, a service for each.
     """
@@ -97,29 +109,43 @@ def ask(request):
     folder.chmod(0o755)
     environment = install(folder / "plugin", "probe", PROBE)
     factory = DaemonFactory(folder)
-    services = {}
-    for number, (what, keys) in enumerate(QUESTIONS):
-        python = {
-            "listen": "127.0.0.1:0",
-            "handler": "probe",
-            "options": {"what": what},
-        }
-        run = exec_probe(what) if request.param == "exec" else python
-        services[f"probe{number}"] = {**run, **keys}
+    services = {
+        f"probe{number}": service(request.param, what, keys)
+        for number, (what, keys) in enumerate(QUESTIONS)
+    }
     daemon = factory({"services": services}, environment={**environment, **POISON})
 
     def ask(what: str, **keys) -> str:
         ask.service = f"probe{QUESTIONS.index((what, keys))}"
-        answer = daemon.talk(ask.service, half_close=False).decode()
-        ask.end = daemon.wait_log(f"end service={ask.service} ")
+        for _ in range(2 if ask.kind == "pool" else 1):
+            asked[ask.service] += 1
+            answer = daemon.talk(ask.service, half_close=False).decode()
+            pattern = f"end service={ask.service} "
+            ask.end = daemon.wait_log(pattern, count=asked[ask.service])
         return answer
 
+    asked: Counter[str] = Counter()
+    ask.kind = request.param
     ask.daemon = daemon
     yield ask
     try:
         factory.finish()
     finally:
         shutil.rmtree(folder)
+
+
+def service(kind: str, what: str, keys: dict[str, object]) -> dict[str, object]:
+    """Configure the service that answers one question."""
+    if kind == "exec":
+        return {**exec_probe(what), **keys}
+    # A worker has descriptors of its own; what it must not do is to hand them on.
+    what = "ls" if kind == "pool" and what == "fds" else what
+    common = {"listen": "127.0.0.1:0", "handler": "probe", "options": {"what": what}}
+    if kind == "python":
+        return {**common, **keys}
+    if kind == "loop" and "rlimits" in keys:
+        keys = {"rlimits": {**LIMITS, "cpu": None}}
+    return {**common, "mode": kind, "workers": 1, **keys}
 
 
 def status_of(text: str) -> dict[str, str]:
@@ -130,6 +156,8 @@ def status_of(text: str) -> dict[str, str]:
 
 
 def test_a_handler_has_exactly_the_descriptors_0_1_and_2(ask):
+    if ask.kind == "loop":
+        pytest.skip("a loop has one descriptor for each connection: test_loop.py")
     words = [line.replace(" -> ", " ").split() for line in ask("fds").splitlines()]
     found = {line[-2]: line[-1] for line in words if line[-2].isdigit()}
     # whoever lists the folder has it open meanwhile
@@ -145,8 +173,10 @@ def test_every_signal_is_at_its_default_and_unblocked(ask):
     assert int(status["SigBlk"], 16) == 0
     # 32 and 33 are the C library's own: its posix_spawn leaves them ignored, and its
     # sigaction lets no program see or set them.
-    internal = 1 << 31 | 1 << 32
-    assert int(status["SigIgn"], 16) & ~internal == 0
+    ignored = 1 << 31 | 1 << 32
+    if ask.kind == "loop":  # one peer's end (SIGPIPE), one file's limit (SIGXFSZ)
+        ignored |= 1 << 12 | 1 << 24
+    assert int(status["SigIgn"], 16) & ~ignored == 0
 
 
 def test_a_handler_leads_a_session_and_a_process_group_of_its_own(ask):
@@ -177,7 +207,11 @@ def test_configured_limits_are_soft_and_hard(ask):
     text = ask("limits", rlimits=LIMITS)
     assert limit(text, "Max open files") == ["64", "64"]
     assert limit(text, "Max address space") == [str(512 << 20)] * 2
-    assert limit(text, "Max cpu time") == ["60", "60"]
+    if ask.kind == "pool":
+        # Counted anew for each connection, which a hard limit cannot be.
+        assert 60 < int(limit(text, "Max cpu time")[0]) <= 62
+    elif ask.kind != "loop":
+        assert limit(text, "Max cpu time") == ["60", "60"]
     assert limit(text, "Max file size") == [str(1 << 30)] * 2
     assert limit(text, "Max processes") == ["500", "500"]
 

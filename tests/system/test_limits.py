@@ -9,6 +9,18 @@ import pytest
 from daemon_under_test import eventually, read_all
 
 CAT = {"listen": "127.0.0.1:0", "exec": ["/bin/cat"]}
+ECHO = {"listen": "127.0.0.1:0", "handler": "echo"}
+KINDS = {
+    "exec": CAT,
+    "pool": {**ECHO, "mode": "pool", "workers": 1},
+    "loop": {**ECHO, "mode": "loop", "workers": 2},
+}
+
+
+@pytest.fixture(params=KINDS)
+def cat(request):
+    """Name a service that sends everything back, in each mode."""
+    return KINDS[request.param]
 
 
 def held(daemon, count: int, source: str = "127.0.0.1") -> list[socket.socket]:
@@ -29,8 +41,8 @@ def closed(socks: list[socket.socket]) -> None:
         sock.close()
 
 
-def test_a_full_service_lets_its_peers_wait_in_the_backlog(superd):
-    daemon = superd({"services": {"cat": {**CAT, "limits": {"connections": 2}}}})
+def test_a_full_service_lets_its_peers_wait_in_the_backlog(superd, cat):
+    daemon = superd({"services": {"cat": {**cat, "limits": {"connections": 2}}}})
     socks = held(daemon, 2)
     with daemon.connect("cat") as waiting:
         waiting.sendall(b"served")
@@ -44,9 +56,9 @@ def test_a_full_service_lets_its_peers_wait_in_the_backlog(superd):
     closed(socks)
 
 
-def test_a_full_service_refuses_with_its_message_when_told_to(superd):
+def test_a_full_service_refuses_with_its_message_when_told_to(superd, cat):
     limits = {"connections": 1, "when_full": "refuse", "message": "busy, try later\r\n"}
-    daemon = superd({"services": {"cat": {**CAT, "limits": limits}}})
+    daemon = superd({"services": {"cat": {**cat, "limits": limits}}})
     socks = held(daemon, 1)
     for _ in range(50):
         with daemon.connect("cat") as refused:
@@ -70,9 +82,9 @@ def test_a_refused_peer_that_never_reads_or_closes_holds_up_nobody(superd):
     closed(rude + socks)
 
 
-def test_a_source_over_its_share_waits_and_others_are_served(superd):
+def test_a_source_over_its_share_waits_and_others_are_served(superd, cat):
     daemon = superd(
-        {"services": {"cat": {**CAT, "limits": {"connections": 10, "per_source": 2}}}}
+        {"services": {"cat": {**cat, "limits": {"connections": 10, "per_source": 2}}}}
     )
     socks = held(daemon, 2)
     with daemon.connect("cat") as waiting:
@@ -88,14 +100,14 @@ def test_a_source_over_its_share_waits_and_others_are_served(superd):
     closed(socks)
 
 
-def test_a_source_over_its_share_is_refused_when_told_to(superd):
+def test_a_source_over_its_share_is_refused_when_told_to(superd, cat):
     limits = {
         "connections": 10,
         "per_source": 1,
         "when_full": "refuse",
         "message": "one at a time\n",
     }
-    daemon = superd({"services": {"cat": {**CAT, "limits": limits}}})
+    daemon = superd({"services": {"cat": {**cat, "limits": limits}}})
     socks = held(daemon, 1)
     with daemon.connect("cat") as refused:
         assert read_all(refused) == b"one at a time\n"
@@ -104,8 +116,8 @@ def test_a_source_over_its_share_is_refused_when_told_to(superd):
     closed(socks + others)
 
 
-def test_a_connection_reset_before_it_is_accepted_does_no_harm(superd):
-    daemon = superd({"services": {"cat": {**CAT, "limits": {"connections": 1}}}})
+def test_a_connection_reset_before_it_is_accepted_does_no_harm(superd, cat):
+    daemon = superd({"services": {"cat": {**cat, "limits": {"connections": 1}}}})
     socks = held(daemon, 1)
     for _ in range(20):
         with daemon.connect("cat") as sock:

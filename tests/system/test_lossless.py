@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 
+import pytest
 from daemon_under_test import eventually, read_all
 from plugin import install
 
@@ -16,7 +17,14 @@ import os
 def main(argv):
     os.write(1, b"x" * 65536 + b"the last line\\n")
     return 0
+async def serve(reader, writer, options):
+    writer.write(b"x" * 65536 + b"the last line\\n")
 """
+MODES = [
+    {"mode": "process"},
+    {"mode": "pool", "workers": 2},
+    {"mode": "loop", "workers": 1, "selector": "poll"},
+]
 
 
 def test_the_whole_answer_arrives_though_the_peers_megabyte_was_never_read(superd):
@@ -28,10 +36,11 @@ def test_the_whole_answer_arrives_though_the_peers_megabyte_was_never_read(super
             assert _send_and_read(sock, megabyte) == ANSWER
 
 
-def test_a_python_handlers_answer_arrives_as_well(superd, tmp_path):
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode["mode"])
+def test_a_python_handlers_answer_arrives_as_well(superd, tmp_path, mode):
     environment = install(tmp_path / "plugin", "writer", PYTHON_WRITER)
     daemon = superd(
-        {"services": {"w": {"listen": "127.0.0.1:0", "handler": "writer"}}},
+        {"services": {"w": {"listen": "127.0.0.1:0", "handler": "writer", **mode}}},
         environment=environment,
     )
     host, port = daemon.address("w")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import selectors
 import signal
 import socket
 import time
 
+import pytest
 from daemon_under_test import DEADLINE, Daemon, eventually, read_all
 
 CAT = {"listen": "127.0.0.1:0", "exec": ["/bin/cat"]}
@@ -26,8 +28,8 @@ def inode(daemon: Daemon, port: int) -> str:
 class Clients:
     """Connections that come and go all the time; counts those that do not end well."""
 
-    def __init__(self, address: tuple[str, int], together: int) -> None:
-        self.address = address
+    def __init__(self, *addresses: tuple[str, int], together: int) -> None:
+        self._addresses = itertools.cycle(addresses)
         self.done = self.failed = 0
         self.reasons: set[str] = set()
         self._selector = selectors.DefaultSelector()
@@ -56,7 +58,7 @@ class Clients:
     def _start(self) -> None:
         sock = socket.socket()
         sock.setblocking(False)
-        sock.connect_ex(self.address)
+        sock.connect_ex(next(self._addresses))
         self._open += 1
         self._selector.register(sock, selectors.EVENT_WRITE, bytearray())
 
@@ -86,25 +88,41 @@ class Clients:
             self.done += 1
 
 
-def test_of_thousands_of_connections_across_twenty_reloads_none_fails(superd):
-    def config(number: int) -> dict:
-        return {
-            "log": {"level": "warning"},
-            "services": {
-                "echo": {
-                    **CAT,
-                    "listen": "fd:echo",
-                    "limits": {"connections": 200 + number % 2},
-                    # every third generation another launcher takes over
-                    "environment": {"N": str(number // 3)},
-                },
-                f"other{number}": CAT,
-            },
-        }
+POOL = {"handler": "echo", "mode": "pool", "workers": 2, "requests": 400}
+LOOP = {"handler": "echo", "mode": "loop", "workers": 2}
+KINDS = {"process": [(CAT, 200)], "workers": [(POOL, 8), (LOOP, 200)]}
 
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        daemon = superd(config(0), inherit={"echo": listener})
-        clients = Clients(listener.getsockname(), together=24)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_thousands_of_connections_across_twenty_reloads_none_fails(superd, kind):
+    services = KINDS[kind]
+
+    def config(number: int) -> dict:
+        # Every third generation other launchers take over.
+        environment = {"N": str(number // 3)}
+        echos = {
+            f"echo{index}": {
+                **service,
+                "listen": f"fd:echo{index}",
+                "limits": {"connections": most + number % 2},
+                "environment": environment,
+            }
+            for index, (service, most) in enumerate(services)
+        }
+        other = {f"other{number}": CAT}
+        return {"log": {"level": "warning"}, "services": {**echos, **other}}
+
+    with contextlib.ExitStack() as stack:
+        listeners = {
+            f"echo{index}": stack.enter_context(
+                socket.create_server(("127.0.0.1", 0), backlog=1024)
+            )
+            for index in range(len(services))
+        }
+        daemon = superd(config(0), inherit=listeners)
+        addresses = [listener.getsockname() for listener in listeners.values()]
+        clients = Clients(*addresses, together=24)
         number = 0
         until = time.monotonic() + 25
         while (number < 20 or clients.done < 5000) and time.monotonic() < until:

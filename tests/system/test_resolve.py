@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 
 import pytest
+from daemon_under_test import in_namespace
 
 PROGRAM = ["/bin/sh", "-c", "echo ${TCPREMOTEHOST-none} ${REMOTE_HOST-none}"]
 
 
 def service(**keys) -> dict[str, object]:
     return {"listen": "127.0.0.1:0", "exec": PROGRAM, "resolve": True, **keys}
-
-
-def in_namespace(hosts: str, resolv: str = "") -> list[str]:
-    """Run with another /etc/hosts and resolv.conf, in a mount namespace of its own."""
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare (Debian package util-linux)")
-    script = (
-        "mount --make-rprivate / && mount -t tmpfs tmpfs /mnt && "
-        f"printf '{hosts}' >/mnt/hosts && mount --bind /mnt/hosts /etc/hosts && "
-        f"printf '{resolv}' >/mnt/resolv && mount --bind /mnt/resolv /etc/resolv.conf && "
-        "printf 'hosts: files dns\\n' >/mnt/nss && "
-        "mount --bind /mnt/nss /etc/nsswitch.conf; "
-        'exec "$@"'
-    )
-    return ["unshare", "-m", "sh", "-c", script, "sh"]
 
 
 @pytest.mark.root

@@ -44,11 +44,6 @@ class File(NamedTuple):
     mtime: float
 
 
-def open_root(path: str) -> int:
-    """Open the folder that is served; it may be reached by a symbolic link."""
-    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
 def open_path(
     root: int, names: Sequence[bytes], *, world_readable: bool
 ) -> File | None:

@@ -42,7 +42,10 @@ class Request(NamedTuple):
 
     def options(self, name: bytes) -> set[bytes]:
         """Return the members of a comma-separated field, in lower case."""
-        joined = b",".join(self.values(name)).lower()
+        values = self.values(name)
+        if not values:
+            return set()
+        joined = b",".join(values).lower()
         return {word.strip(b" \t") for word in joined.split(b",")} - {b""}
 
     @property

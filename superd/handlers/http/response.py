@@ -7,6 +7,7 @@ about this machine goes into it at all: no version, no path, no traceback.
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ _PAGE: Final = """\
 
 def date_of(moment: float) -> str:
     """Write a moment as IMF-fixdate (RFC 9110 5.6.7), whatever the locale."""
-    t = time.gmtime(min(max(moment, 0), _LAST_DAY))
+    return _date_of_second(int(min(max(moment, 0), _LAST_DAY)))
+
+
+@lru_cache(maxsize=128)
+def _date_of_second(second: int) -> str:
+    t = time.gmtime(second)
     return (
         f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04}"
         f" {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"

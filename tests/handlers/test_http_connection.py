@@ -1,0 +1,118 @@
+"""The talk of an HTTP connection, without one: steps out, results in."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from httpd_root import make_root
+
+from superd.handlers import exits
+from superd.handlers.conversation import Linger, Read, SendAtOnce, SendFile, Write
+from superd.handlers.http.answer import Settings
+from superd.handlers.http.connection import converse
+from superd.handlers.http.root import Root
+
+GET = b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n"
+CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    root = Root(str(make_root(tmp_path)))
+    yield Settings(root.fd, (b"index.html",), True, 30.0, 5.0, 3)
+    os.close(root.fd)
+
+
+def play(conversation, *pieces):
+    """Give each Read the next piece (an exception is raised); returns steps and end."""
+    queue = list(pieces)
+    steps = []
+    result = None
+    try:
+        step = next(conversation)
+        while True:
+            steps.append(step)
+            result = None
+            if isinstance(step, Read):
+                result = queue.pop(0)
+            elif isinstance(step, SendFile):
+                result = step.size
+            if isinstance(result, Exception):
+                step = conversation.throw(result)
+            else:
+                step = conversation.send(result)
+    except StopIteration as end:
+        assert not queue
+        return steps, end.value
+    except exits.TooSlow as slow:
+        return steps, slow
+
+
+def kinds(steps):
+    return [type(step).__name__ for step in steps]
+
+
+def test_one_small_file_is_one_read_and_one_write(settings):
+    steps, code = play(converse(settings), CLOSE)
+    assert kinds(steps) == ["Read", "Write", "Linger"]
+    assert steps[1].data.endswith(b"\r\n\r\nhello\n")
+    assert code == 0
+
+
+def test_a_second_request_switches_nagle_off_and_waits_the_idle_time(settings):
+    steps, code = play(converse(settings), GET, GET, CLOSE)
+    assert kinds(steps) == [
+        *("Read", "Write", "SendAtOnce", "Read", "Write", "Read", "Write", "Linger"),
+    ]
+    first, second = steps[0], steps[3]
+    assert first.what == "its request"
+    assert second.what == "its next request"
+    assert second.deadline < first.deadline
+    assert code == 0
+
+
+def test_what_came_with_the_first_request_is_not_read_again(settings):
+    steps, _ = play(converse(settings), GET + CLOSE)
+    assert kinds(steps) == ["Read", "Write", "SendAtOnce", "Write", "Linger"]
+
+
+def test_a_big_file_is_left_to_the_kernel(settings):
+    steps, _ = play(converse(settings), CLOSE.replace(b"hello.txt", b"big.bin"))
+    assert kinds(steps) == ["Read", "SendAtOnce", "Write", "SendFile", "Linger"]
+    assert steps[2].more
+    assert steps[3].size == 1 << 20
+
+
+def test_a_peer_that_says_nothing_gets_408_and_is_blamed(settings):
+    steps, code = play(converse(settings), exits.TooSlow("late"))
+    assert kinds(steps) == ["Read", "Write", "Linger"]
+    assert steps[1].data.startswith(b"HTTP/1.1 408 ")
+    assert isinstance(code, exits.TooSlow)
+
+
+def test_an_idle_peer_is_no_fault(settings):
+    steps, code = play(converse(settings), GET, exits.TooSlow("late"))
+    assert kinds(steps) == ["Read", "Write", "SendAtOnce", "Read"]
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"GET / HTTP/1.1\n\n", b"400", exits.PEER),
+        (b"GET /" + b"x" * 9000, b"414", exits.PEER),
+        (b"BREW / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"501", exits.OK),
+    ],
+)
+def test_a_refusal_is_written_and_ends_the_talk(settings, data, status, code):
+    steps, end = play(converse(settings), data)
+    assert kinds(steps) == ["Read", "Write", "Linger"]
+    assert steps[1].data.startswith(b"HTTP/1.1 " + status)
+    assert end == code
+
+
+def test_the_steps_are_values():
+    assert Write(b"x", 1.0, "a") == Write(b"x", 1.0, "a", more=False)
+    assert SendAtOnce() == SendAtOnce()
+    assert kinds([Linger()]) == ["Linger"]
