@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PROCESS = {"mode": "process"}
 POOL = {"mode": "pool", "workers": 4, "max_workers": 16}
-LOOP = {"mode": "loop", "workers": 2}
+LOOP = {"mode": "loop", "workers": 1}
 INETD_PID = Path("/run/inetd.pid")
 
 

@@ -101,6 +101,7 @@ EXCEPTIONS = {
     "superd/launcher/streams.py": {"asyncio", "types"},
     "superd/launcher/loop_writer.py": {"asyncio"},
     "superd/launcher/loop_status.py": {"asyncio"},
+    "superd/launcher/loop_ends.py": {"asyncio"},
     "superd/launcher/looping.py": {"asyncio", "selectors"},
     # The compile child is another program: only its version is asked for.
     "superd/config/compile.py": {"superd.__version__"},

@@ -23,29 +23,50 @@ PATIENCE_MS = 100
 
 def finish(sock: socket.socket, conn: str, back: socket.socket) -> None:
     """Shut down for writing and close, here or in the launcher; `sock` is closed here."""
-    if not try_to_finish(sock, conn, back):
-        poller = select.poll()
-        poller.register(back, select.POLLOUT)
-        poller.poll(PATIENCE_MS)
-        try_to_finish(sock, conn, back)
+    if end(sock) or hand(sock, conn, back):
+        return
+    poller = select.poll()
+    poller.register(back, select.POLLOUT)
+    poller.poll(PATIENCE_MS)
+    hand(sock, conn, back)
     sock.close()
 
 
-def try_to_finish(sock: socket.socket, conn: str, back: socket.socket) -> bool:
-    """Do the same without waiting; False: the launcher has no room for it just now."""
+def end(sock: socket.socket) -> bool:
+    """Shut down for writing; True: the peer has ended as well, and it is closed."""
     try:
         at_end = _at_end(sock)
         # Not left to the close: a handler of a process that lives on may have leaked a
         # copy, and its peer would wait for that one's end.
         sock.shutdown(socket.SHUT_WR)
-        if not at_end:
-            # Not socket.send_fds: it takes flags and drops them (cpython 3.11).
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _INT.pack(sock.fileno()))
-            back.sendmsg([b"linger %s" % conn.encode()], [rights], socket.MSG_DONTWAIT)
+    except OSError:
+        at_end = True  # the peer has reset it, there is nobody to lose for
+    if at_end:
+        sock.close()
+    return at_end
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Look at one that is shut down; True: the peer has ended, and it is closed."""
+    try:
+        at_end = _at_end(sock)
+    except OSError:
+        at_end = True
+    if at_end:
+        sock.close()
+    return at_end
+
+
+def hand(sock: socket.socket, conn: str, back: socket.socket) -> bool:
+    """Give one that is shut down to the launcher; False: it has no room just now."""
+    # Not socket.send_fds: it takes flags and drops them (cpython 3.11).
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _INT.pack(sock.fileno()))
+    try:
+        back.sendmsg([b"linger %s" % conn.encode()], [rights], socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     except OSError:
-        pass  # the peer has reset it, or the launcher has died: nobody can do better
+        pass  # the launcher has died: nobody can do better
     sock.close()
     return True
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from superd.core.exitcodes import DONE, SETUP, SLOW
 from superd.launcher.environment import add_peer, stream_environment
-from superd.launcher.finish import try_to_finish
+from superd.launcher.loop_ends import Ends
 from superd.launcher.loop_status import CAUGHT, Judge
 from superd.launcher.loop_writer import Writer
 from superd.launcher.streams import Reader
@@ -43,9 +43,6 @@ BEAT = 1.0
 
 KILL_AFTER = 5.0
 """Seconds that a cancelled task has to end: as a process has between TERM and KILL."""
-
-RETRY = 0.05
-"""Seconds until the launcher is offered again what it had no room for."""
 
 FLUSH_STALL = 30.0
 """Seconds in which a peer must take something of what its handler left unsent."""
@@ -129,15 +126,13 @@ class LoopWorker:
         """What is served, the oldest first."""
         self._spec = spec
         self._channel = channel
-        self._back = back
         self._beat = beat
         self._judge = judge
         self._serve, self._options = handler
         self._loop = loop
         self._done = loop.create_future()
         self._retired = self._full = False
-        self._unfinished: set[str] = set()
-        """Ended, and the launcher had no room for what lingers."""
+        self._ends = Ends(loop, back, self._flush_soon)
         # What is on its way already: one flush, one beat, one look at lifetimes.
         self._flushing = self._beating = self._expiring = False
         self._bound = FD_SETSIZE if spec.selector == "select" else sys.maxsize
@@ -265,16 +260,8 @@ class LoopWorker:
         if self.conns.pop(conn.id, None) is None:
             return
         conn.writer.release()
-        self._finish(conn.sock, conn.id)
+        self._ends.add(conn.sock, conn.id)
         self._report(f"end {conn.id} {number} {status} -")
-
-    def _finish(self, sock: socket.socket, conn: str) -> None:
-        self._unfinished.discard(conn)
-        if not try_to_finish(sock, conn, self._back):
-            self._unfinished.add(conn)
-            self._loop.call_later(RETRY, self._finish, sock, conn)
-        elif self._retired:
-            self._flush_soon()
 
     def _expire(self, lifetime: float) -> None:
         """End what has lived long enough: they stand in the order of their ages."""
@@ -321,7 +308,7 @@ class LoopWorker:
                 self._loop.add_writer(self._channel.fileno(), self._flush)
             else:
                 self._loop.remove_writer(self._channel.fileno())
-        busy = self.conns or self._unfinished or full
+        busy = self.conns or self._ends.waiting or full
         if self._retired and not busy and not self._done.done():
             self._done.set_result(None)
 

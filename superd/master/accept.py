@@ -12,23 +12,30 @@ import struct
 from typing import TYPE_CHECKING
 
 from superd.core.events import Accepted, AcceptFailed
+from superd.master.opened import BATCH
 from superd.master.reserve import GONE, SHORT
 
 if TYPE_CHECKING:
     from superd.master.opened import Open
     from superd.master.shell import Shell
 
-BATCH = 32
 _CREDENTIALS = struct.Struct("iII")
 
 
-def accept_batch(shell: Shell, key: str, opened: Open, limit: int = BATCH) -> None:
-    """Accept until there is none, the batch is full, or the core stops polling."""
+def accept_batch(
+    shell: Shell, key: str, opened: Open, limit: int | None = None
+) -> None:
+    """Accept until there is none, the batch is full, or the core stops polling.
+
+    As many as there were the last time, and twice that if they are there: to ask for one
+    more than there is costs a call and an exception, and epoll asks it anyway.
+    """
     sock = opened.sock
-    for _ in range(limit):
+    for count in range(limit or opened.batch):
         try:
             conn, address = shell.kernel.accept(sock)
         except BlockingIOError:
+            opened.batch = max(1, count)
             return
         except OSError as error:
             number = error.errno or 0
@@ -51,6 +58,7 @@ def accept_batch(shell: Shell, key: str, opened: Open, limit: int = BATCH) -> No
         shell.feed(Accepted(number, key, host, port))
         if not opened.polled:
             return
+    opened.batch = min(BATCH, 2 * opened.batch)
 
 
 def _unix_peer(conn: socket.socket) -> tuple[str, int]:

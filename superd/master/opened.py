@@ -11,11 +11,14 @@ if TYPE_CHECKING:
 
     from superd.master.progress import Mark
 
+BATCH = 32
+"""Connections of one listener in one turn, at most: a flooded port starves no other."""
+
 
 class Open:
     """One open listener: its socket and the plan's entry that asked for it."""
 
-    __slots__ = ("lent", "made", "polled", "sock", "spec", "suspect")
+    __slots__ = ("batch", "lent", "made", "polled", "sock", "spec", "suspect")
 
     def __init__(self, sock: socket.socket, spec: dict[str, Any]) -> None:
         self.sock = sock
@@ -25,6 +28,8 @@ class Open:
         self.polled = False
         self.lent: tuple[Mark, float] | None = None
         """While it is lent: how it looked then, and since when."""
+        self.batch = BATCH
+        """How many connections are accepted in one turn: as the last turn taught."""
         self.suspect = False
         """The last program may have taken nothing: the next one is looked at closely."""
 

@@ -3,7 +3,7 @@
 A wait program that ends without reading leaves the socket readable, and starting it again
 at once is the loop that every inetd falls into. How much waits does not tell: more may have
 come meanwhile. So a datagram socket is asked when something was last read from it
-(SIOCGSTAMP, socket(7)), and a stream listener who is in its accept queue (/proc/net/tcp,
+(SIOCGSTAMP, socket(7)), and a stream listener who is in its accept queue (sock_diag(7),
 /proc/net/unix: the connections that have no inode yet). Nothing is read to find out.
 """
 
@@ -14,6 +14,8 @@ import os
 import socket
 import struct
 from typing import NamedTuple
+
+from superd.master.sockdiag import waiting
 
 SIOCGSTAMP = 0x8906
 SO_MEMINFO = 55  # asm-generic/socket.h; first word: SK_MEMINFO_RMEM_ALLOC
@@ -38,8 +40,8 @@ class Mark(NamedTuple):
 def mark(sock: socket.socket, *, thorough: bool = True) -> Mark:
     """Look at a socket before it is lent.
 
-    Thorough is who waits: the kernel writes a line for each of the system's connections,
-    5 us each. Otherwise it is only how many, and `took_something` may deny wrongly.
+    Thorough is who waits: the kernel looks at each connection of the system. Otherwise
+    it is only how many, and `took_something` may deny wrongly.
     """
     if sock.type == socket.SOCK_DGRAM:
         return Mark(_stamp(sock), _memory(sock), frozenset())
@@ -87,7 +89,15 @@ def _backlog(sock: socket.socket) -> int:
 def _queue(sock: socket.socket) -> frozenset[str]:
     if sock.family == socket.AF_UNIX:
         return _unix_queue(sock)
-    port = f":{sock.getsockname()[1]:04X}"
+    port: int = sock.getsockname()[1]
+    told = waiting(port)
+    if told is not None:
+        return frozenset(one.hex() for one in told)
+    return _tcp_queue(f":{port:04X}")
+
+
+def _tcp_queue(port: str) -> frozenset[str]:
+    """Find the same in /proc/net/tcp: where sock_diag is not to be had."""
     found: set[str] = set()
     for table in ("tcp", "tcp6"):
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import struct
 
 import pytest
 from daemon_under_test import eventually
 
-from superd.master import progress
+from superd.master import progress, sockdiag
 from superd.master.progress import SHORT, mark, took_something
 
 FAMILIES = {
@@ -170,3 +171,24 @@ def test_how_many_wait_is_known_without_a_look_at_every_connection(stream):
     # The price: one more that comes hides one that was taken. So a denial is no verdict.
     stream.come()
     assert not took_something(before, stream.sock, 0.1)
+
+
+def test_the_kernel_and_its_table_tell_the_same_of_a_queue(stream):
+    if stream.sock.family == socket.AF_UNIX:
+        pytest.skip("sock_diag is asked for TCP")
+    port = stream.sock.getsockname()[1]
+    for taken in (0, 1):
+        stream.come()
+        stream.come()
+        if taken:
+            stream.take()
+        told = sockdiag.waiting(port)
+        assert told is not None
+        assert len(told) == len(progress._tcp_queue(f":{port:04X}")) == 2 + taken
+
+
+def test_an_answer_that_is_an_error_is_one():
+    header = struct.pack("=IHHII", 36, sockdiag.NLMSG_ERROR, 0, 1, 0)
+    data = header + struct.pack("=i", -2) + bytes(16)
+    with pytest.raises(OSError, match="sock_diag"):
+        sockdiag._read(data, set())
