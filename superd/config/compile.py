@@ -166,6 +166,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+MODEST = 10
+"""Added to our niceness: a reload's half second of work is not to be felt by peers."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Be the child: bounded, and silent about anything but the configuration."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -177,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A file's name need not be text.
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         _bound_ourselves(is_plan=is_plan)
+        if is_plan:
+            os.nice(MODEST)
         status = command(arguments)
         sys.stdout.flush()
     except SystemExit as error:
