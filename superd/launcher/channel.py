@@ -57,10 +57,8 @@ class Channel:
         if not data:
             self.open = False
             return None
-        fds = array.array("i")
-        for _, _, raw in ancillary:
-            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-        return [line.split(" ") for line in data.decode("ascii").split("\n")], list(fds)
+        records = [line.split(" ") for line in data.decode("ascii").split("\n")]
+        return records, descriptors(ancillary)
 
     def _recvmsg(self) -> tuple[bytes, list[tuple[int, int, bytes]]]:
         # Not socket.recv_fds: it takes flags and drops them (cpython 3.11), and a
@@ -134,3 +132,11 @@ class Channel:
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                 raise
+
+
+def descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """List what came with a datagram: SCM_RIGHTS, unix(7); all else is not asked for."""
+    fds = array.array("i")
+    for _, _, raw in ancillary:
+        fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+    return fds.tolist()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING
 
 from superd.core.exitcodes import BUG, DONE, SETUP
+from superd.launcher.stage import reset_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,22 +118,6 @@ def set_limits(limits: Limits) -> None:
     """Take on limits of resources: setrlimit(2)."""
     for number, pair in limits:
         resource.setrlimit(number, pair)
-
-
-def reset_signals() -> None:
-    """Have every signal at its default and unblocked, as after an exec."""
-    signal.set_wakeup_fd(-1)
-    for number in (
-        signal.SIGCHLD,
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-        signal.SIGINT,
-        signal.SIGHUP,
-        signal.SIGTERM,
-        signal.SIGQUIT,
-    ):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def name_process(name: str) -> None:

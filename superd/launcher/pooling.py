@@ -12,7 +12,6 @@ care (seats.py).
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import resource
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from superd.core.exitcodes import BUG
 from superd.launcher import finish
+from superd.launcher.channel import descriptors
 from superd.launcher.child import call
 from superd.launcher.environment import add_peer, stream_environment
 from superd.launcher.holders import held_by_others, socket_id
@@ -93,7 +93,8 @@ class PoolWorker:
                 continue  # the master is gone: said once, ahead of what it had sent
             words = data.decode("ascii").split(" ")
             if words[0] == "conn":
-                self._serve(words, _descriptor(ancillary), queued=True)
+                fds = descriptors(ancillary)
+                self._serve(words, fds[0] if fds else None, queued=True)
                 continue
             self._seat.recv(1)  # a datagram is taken whole, with what is in flight
             if not data or words[0] == "retire":
@@ -218,13 +219,6 @@ class PoolWorker:
             self._seat.send(record.encode("ascii"))
         except (BrokenPipeError, ConnectionResetError):
             self._spent = False  # the master is gone: the next record says so
-
-
-def _descriptor(ancillary: list[tuple[int, int, bytes]]) -> int | None:
-    fds = array.array("i")
-    for _, _, raw in ancillary:
-        fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-    return fds[0] if fds else None
 
 
 def work(

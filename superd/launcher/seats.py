@@ -8,13 +8,13 @@ well: it tells the master of the death (`crash`), takes in what is there up to t
 
 from __future__ import annotations
 
-import array
 import os
 import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from superd.core.protocol import MAX_DATAGRAM, MAX_FDS
+from superd.launcher.channel import descriptors
 from superd.launcher.holders import holds_besides, socket_id
 from superd.launcher.ledger import RENEW, RETIRED, Ledger
 
@@ -253,10 +253,7 @@ class Seats:
                 continue
             except OSError:
                 data, ancillary = b"", []
-            fds = array.array("i")
-            for _, _, raw in ancillary:
-                fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-            queue = iter(fds)
+            queue = iter(descriptors(ancillary))
             ended = not data
             place.retired = place.retired or ended
             for line in data.decode("ascii").split("\n"):
@@ -351,9 +348,7 @@ class Seats:
             data, ancillary, _, _ = self._pair[0].recvmsg(64, space, _FLAGS)
         except BlockingIOError:
             return None
-        fds = array.array("i")
-        for _, _, raw in ancillary:
-            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+        fds = descriptors(ancillary)
         if not fds:
             return self.take_back()  # over our limit: the kernel has closed it
         verb, _, number = data.decode("ascii").partition(" ")
@@ -388,9 +383,7 @@ class Seats:
             )
         except OSError:
             return None
-        fds = array.array("i")
-        for _, _, raw in ancillary:
-            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+        fds = descriptors(ancillary)
         if not fds:
             return None
         sock = socket.socket(fileno=fds[0])

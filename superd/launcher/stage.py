@@ -44,6 +44,14 @@ _signal: Any = importlib.import_module("_signal")
 """What signal wraps: the wrappers make enums, and that is more pages to copy."""
 
 
+def reset_signals() -> None:
+    """Have every signal at its default and unblocked, as after an exec."""
+    _signal.set_wakeup_fd(-1)
+    for number in _RESET:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
 @contextlib.contextmanager
 def on_sockets() -> Iterator[None]:
     """Have sockets as fd 0 and 1 for a while.
@@ -88,7 +96,7 @@ class Stage:
         base = self._described
         for number in range(REHEARSALS):
             self.describe({**base, "TCPREMOTEPORT": str(number)})
-            self.reset_signals()
+            reset_signals()
             self.place((0, 1, 2))
             self.install()
             call(lambda _argv: 0, self.name, self.argv)
@@ -103,19 +111,12 @@ class Stage:
         is the service's.
         """
         os.setsid()
-        self.reset_signals()
+        reset_signals()
         self.place(fds)
         os.closerange(3, MAX_FD)
         for number, pair in limits:
             self._setrlimit(number, pair)
         self.install()
-
-    def reset_signals(self) -> None:
-        """Have every signal at its default and none blocked."""
-        _signal.set_wakeup_fd(-1)
-        for number in _RESET:
-            _signal.signal(number, _signal.SIG_DFL)
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
     def place(self, fds: tuple[int, int, int]) -> None:
         """Have the connection as fd 0 and 1, and what takes errors as 2."""

@@ -18,12 +18,11 @@ from superd.core.exitcodes import BUG
 from superd.launcher.channel import Channel
 from superd.launcher.child import (
     name_process,
-    reset_signals,
     say_bug,
     set_limits,
 )
 from superd.launcher.ledger import RETIRED
-from superd.launcher.stage import MAX_FD
+from superd.launcher.stage import MAX_FD, reset_signals
 
 if TYPE_CHECKING:
     from superd.launcher.child import Limits
