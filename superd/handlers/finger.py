@@ -4,8 +4,10 @@ The rule of the file: every refusal is an answer on stdout. RFC 1288 3.2.1 asks 
 and fingerd's classic "forwarding not allowed" goes to stderr, where no peer sees it.
 
 Names go to the system's finger program, after a check of ours that there is a user whom
-the world may hear of; where no such program is installed, superd tells login and full
-name itself. Requests are never forwarded to another host.
+the world may hear of; where no such program is installed, superd itself tells login, full
+name and what the user has put into .project and .plan. With `source: directory` there
+are no users: each file of a directory is somebody. A query for another host is refused,
+unless the operator has listed that very host.
 """
 
 from __future__ import annotations
@@ -14,16 +16,10 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from superd.handlers import exits, finger_accounts, finger_program, stdio
-from superd.handlers.conversation import Linger, Read, Work, Write, talk, talk_in_loop
-from superd.handlers.finger_query import (
-    LONGEST_LINE,
-    BadQuery,
-    Query,
-    clean,
-    is_name,
-    parse_query,
-)
+from superd.handlers import exits, stdio
+from superd.handlers.conversation import Linger, Read, Write, talk, talk_in_loop
+from superd.handlers.finger_answer import answer_to, find_program
+from superd.handlers.finger_query import LONGEST_LINE, BadQuery, parse_query
 from superd.handlers.run import run
 from superd.handlers.wire import Wire
 
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from superd.handlers.conversation import Conversation, Step
-    from superd.handlers.finger_loop import Helpers
     from superd.handlers.options import Options
     from superd.handlers.streams import Reader, Writer
 
@@ -43,7 +38,20 @@ OPTIONS: dict[str, dict[str, object]] = {
     "list": {
         "type": "bool",
         "default": False,
-        "help": "answer an empty query with who is logged in (needs a finger program)",
+        "help": "answer an empty query with who is logged in, or with the names of the"
+        " directory",
+    },
+    "source": {
+        "type": "choice",
+        "choices": ["accounts", "directory"],
+        "default": "accounts",
+        "help": "of whom to tell: the users of this machine, or one text file a name",
+    },
+    "directory": {
+        "type": "path",
+        "default": "",
+        "help": "the text files of `source: directory`; none that is a link, hidden, or"
+        " not readable for everybody",
     },
     "program": {
         "type": "path",
@@ -54,7 +62,20 @@ OPTIONS: dict[str, dict[str, object]] = {
     "builtin": {
         "type": "bool",
         "default": False,
-        "help": "tell login and full name only, even where a finger program exists",
+        "help": "answer without a finger program, even where there is one",
+    },
+    "plans": {
+        "type": "bool",
+        "default": True,
+        "help": "without a finger program: tell .project and .plan of a user, and for /W"
+        " .pgpkey",
+    },
+    "plumbing": {
+        "type": "choice",
+        "choices": ["pipe", "socket"],
+        "default": "pipe",
+        "help": "what the finger program writes to: a pipe to us, so that the answer is"
+        " cleaned and bounded, or the connection itself, where it is neither",
     },
     "min_uid": {
         "type": "int",
@@ -67,7 +88,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         "default": 1,
         "min": 1,
         "max": 3,
-        "help": "names answered in one query",
+        "help": "names answered in one query; one with `plumbing: socket`",
     },
     "utf8": {
         "type": "bool",
@@ -86,6 +107,24 @@ OPTIONS: dict[str, dict[str, object]] = {
         "min": 0.1,
         "help": "seconds for the finger program, for all names together",
     },
+    "forward_to": {
+        "type": "list",
+        "default": [],
+        "help": "hosts that are asked for `user@host`; every other is refused",
+    },
+    "forward_port": {
+        "type": "int",
+        "default": 79,
+        "min": 1,
+        "max": 65535,
+        "help": "the port of those hosts",
+    },
+    "forward_timeout": {
+        "type": "float",
+        "default": 10.0,
+        "min": 0.1,
+        "help": "seconds for the other host, its name's lookup included",
+    },
     "log_queries": {
         "type": "bool",
         "default": False,
@@ -95,11 +134,6 @@ OPTIONS: dict[str, dict[str, object]] = {
 
 ANSWER_TIME: Final = 30.0
 """Seconds for the peer to read the answer."""
-ANSWER_BYTES: Final = 65536
-"""The longest answer: many words in a query must not buy much output."""
-
-FORWARDING_DENIED: Final = b"Finger forwarding service denied\r\n"
-LIST_DENIED: Final = b"Finger online user list denied\r\n"
 
 
 def main(argv: list[str]) -> int:
@@ -119,7 +153,7 @@ def _answer(options: Options) -> int:
 
 def converse(options: Options) -> Conversation:
     """Read the query, answer it; returns the exit code."""
-    program = None if options["builtin"] else finger_program.find(options["program"])
+    program = find_program(options)
     try:
         line = yield from _read_line(options["line_timeout"])
         if line is None:
@@ -133,7 +167,7 @@ def converse(options: Options) -> Conversation:
         raise
     if options["log_queries"]:
         stdio.log(f"finger: query {line!r}")
-    answer = yield from _answer_to(query, program, options)
+    answer = yield from answer_to(query, program, options)
     yield from _say(answer, "the answer")
     return exits.OK
 
@@ -153,78 +187,9 @@ def _read_line(timeout: float) -> Part[bytes | None]:
 
 
 def _say(text: bytes, what: str) -> Part[None]:
-    yield Write(text, monotonic() + ANSWER_TIME, what)
+    if text:
+        yield Write(text, monotonic() + ANSWER_TIME, what)
     yield Linger()
-
-
-def _answer_to(query: Query, program: str | None, options: Options) -> Part[bytes]:
-    """Compose the whole answer to a query."""
-    if query.forward:
-        return FORWARDING_DENIED
-    long = ["-l"] if query.long else []
-    deadline = monotonic() + options["program_timeout"]
-    if not query.names:
-        if program is None or not options["list"]:
-            return LIST_DENIED
-        return (yield from _ask(program, long, deadline, options))
-    if len(query.names) > options["max_names"]:
-        return f"finger: at most {options['max_names']} in one query\r\n".encode()
-    answer = b""
-    for name in query.names:
-        answer += yield from _answer_name(name, program, long, deadline, options)
-    return answer[:ANSWER_BYTES]
-
-
-def _answer_name(
-    name: str,
-    program: str | None,
-    long: list[str],
-    deadline: float,
-    options: Options,
-) -> Part[bytes]:
-    if not is_name(name):
-        return b"finger: that is no user name\r\n"
-    account = yield _find(name, options["min_uid"])
-    if account is None:
-        # Ours even where a program is: one text for unknown, hidden and system users,
-        # and no time to measure the difference by.
-        return f"{name}: no such user.\r\n".encode()
-    if program is None:
-        return clean(finger_accounts.describe(account), utf8=options["utf8"])
-    # -m: the login name only, not everybody whose full name has that word; --: what
-    # follows is a name, whatever it looks like.
-    flags = [*long, "-m", "--", name]
-    return (yield from _ask(program, flags, deadline, options))
-
-
-def _ask(
-    program: str, flags: list[str], deadline: float, options: Options
-) -> Part[bytes]:
-    output, cut = yield _run(program, flags, deadline)
-    if cut:
-        stdio.log(f"finger: {program}: {cut}")
-    return clean(output, utf8=options["utf8"]) or b"finger: no answer\r\n"
-
-
-def _find(name: str, min_uid: int) -> Work:
-    return Work(
-        lambda: finger_accounts.find(name, min_uid),
-        lambda: _helpers().find(name, min_uid),
-    )
-
-
-def _run(program: str, flags: list[str], deadline: float) -> Work:
-    return Work(
-        lambda: finger_program.ask(program, flags, deadline, ANSWER_BYTES),
-        lambda: _helpers().ask(program, flags, deadline, ANSWER_BYTES),
-    )
-
-
-def _helpers() -> Helpers:
-    # Threads and asyncio are an event loop's: a start under an inetd does without.
-    from superd.handlers.finger_loop import helpers  # noqa: PLC0415
-
-    return helpers()
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
 """Run the system's finger program and take what it says.
 
-The rule of the file: the program gets nothing of the connection. Its stdin is /dev/null
-(a finger that reads stdin would eat the connection), stdout and stderr are a pipe, the
-environment is fixed, and it runs in a session of its own, which ends with it.
+The rule of the file: the program hears nothing of the connection. Its stdin is /dev/null
+(a finger that reads stdin would eat the connection), stdout and stderr are a pipe, or the
+connection where that is wanted, the environment is fixed, and it runs in a session of its
+own, which ends with it.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from select import POLLIN
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from superd.handlers import stdio
 from superd.handlers.exits import SetupError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PLACES: Final = ("/usr/bin/finger", "/bin/finger", "/usr/local/bin/finger")
+TOO_LONG: Final = "the program took too long"
 _ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C", "LC_ALL": "C"}
 
 
@@ -41,14 +46,41 @@ def ask(program: str, flags: list[str], deadline: float, cap: int) -> tuple[byte
 
     Whatever the program started is dead when this returns.
     """
-    # The program is no longer in our group: whoever stops us stops it through us.
-    before = signal.signal(signal.SIGTERM, _leave)
-    try:
+    with stoppable():
         pid, reader = start(program, flags)
         try:
             return collect(reader, deadline, cap)
         finally:
             end(pid)
+
+
+def speak(program: str, flags: list[str], fd: int, deadline: float) -> str:
+    """Let the program itself write to `fd`; returns what cut it short.
+
+    Whatever the program started is dead when this returns.
+    """
+    with stoppable():
+        pid = start_on(program, flags, fd)
+        try:
+            pidfd = os.pidfd_open(pid)
+            try:
+                ended = stdio.wait(pidfd, POLLIN, deadline - monotonic())
+            finally:
+                os.close(pidfd)
+        finally:
+            end(pid)
+    return "" if ended else TOO_LONG
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Take SIGTERM as the way out that passes every `finally`.
+
+    What we start is not in our group: whoever stops us stops it through us.
+    """
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -57,25 +89,29 @@ def start(program: str, flags: list[str]) -> tuple[int, int]:
     """Start the program; returns its pid and a descriptor with what it says."""
     reader, writer = os.pipe()
     try:
-        pid = os.posix_spawn(
-            program,
-            [program, *flags],
-            _ENVIRONMENT,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, writer, 1),
-                (os.POSIX_SPAWN_DUP2, writer, 2),
-            ],
-            setsid=True,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )
+        return start_on(program, flags, writer), reader
     except BaseException:
         os.close(reader)
         raise
     finally:
         os.close(writer)
-    return pid, reader
+
+
+def start_on(program: str, flags: list[str], fd: int) -> int:
+    """Start the program with `fd`, which is not 0, as its stdout and stderr."""
+    return os.posix_spawn(
+        program,
+        [program, *flags],
+        _ENVIRONMENT,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, fd, 1),
+            (os.POSIX_SPAWN_DUP2, fd, 2),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+    )
 
 
 def end(pid: int) -> None:
@@ -87,18 +123,20 @@ def end(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def collect(reader: int, deadline: float, cap: int) -> tuple[bytes, str]:
+def collect(
+    reader: int, deadline: float, cap: int, who: str = "the program"
+) -> tuple[bytes, str]:
     """Read what the program says, and close the descriptor."""
     output = b""
     try:
         while len(output) < cap:
             if not stdio.wait(reader, POLLIN, deadline - monotonic()):
-                return output, "the program took too long"
+                return output, f"{who} took too long"
             data = os.read(reader, cap - len(output))
             if not data:
                 return output, ""
             output += data
-        return output, f"the program said more than {cap} bytes"
+        return output, f"{who} said more than {cap} bytes"
     finally:
         os.close(reader)
 

@@ -77,3 +77,12 @@ def clean(output: bytes, *, utf8: bool = False) -> bytes:
     if not lines[-1]:
         lines.pop()
     return b"".join(line + b"\r\n" for line in lines)
+
+
+def shorten(answer: bytes, cap: int) -> bytes:
+    """Cut a clean answer to `cap` bytes at most, behind a line where there is one."""
+    if len(answer) <= cap:
+        return answer
+    lines, end, rest = answer[:cap].rpartition(b"\r\n")
+    # One endless line: at least no half of a character.
+    return lines + end if end else rest.decode("utf-8", "ignore").encode()
