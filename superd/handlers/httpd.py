@@ -14,6 +14,7 @@ from superd.handlers import exits
 from superd.handlers.conversation import talk, talk_in_loop
 from superd.handlers.http.answer import Settings
 from superd.handlers.http.connection import converse
+from superd.handlers.http.extra import check_cache_control, check_headers
 from superd.handlers.http.root import Roots, open_root
 from superd.handlers.run import describe, run
 from superd.handlers.wire import Wire
@@ -37,6 +38,26 @@ OPTIONS: dict[str, dict[str, object]] = {
         "type": "bool",
         "default": True,
         "help": "serve only files that every user of this machine may read",
+    },
+    "dotfiles": {
+        "type": "bool",
+        "default": False,
+        "help": "serve names that begin with a dot, not only those in /.well-known/",
+    },
+    "listing": {
+        "type": "bool",
+        "default": False,
+        "help": "show what is in a directory that has no index file",
+    },
+    "cache_control": {
+        "type": "str",
+        "default": "",
+        "help": "value of Cache-Control for every file, such as max-age=3600",
+    },
+    "headers": {
+        "type": "list",
+        "default": [],
+        "help": "further fields for every answer, each as Name: value",
     },
     "head_timeout": {
         "type": "float",
@@ -105,6 +126,10 @@ def _settings(root: int, options: Options) -> Settings:
         head_timeout=options["head_timeout"],
         idle_timeout=options["idle_timeout"],
         max_requests=options["max_requests"],
+        cache_control=check_cache_control(options["cache_control"]),
+        headers=check_headers(tuple(options["headers"])),
+        dotfiles=options["dotfiles"],
+        listing=options["listing"],
     )
 
 

@@ -11,6 +11,7 @@ from superd.handlers import exits
 from superd.handlers.conversation import Linger, Read, SendAtOnce, SendFile, Write
 from superd.handlers.http.answer import Settings
 from superd.handlers.http.connection import converse
+from superd.handlers.http.part import SendPart
 from superd.handlers.http.root import Root
 
 GET = b"GET /hello.txt HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -24,8 +25,11 @@ def settings(tmp_path):
     os.close(root.fd)
 
 
-def play(conversation, *pieces):
-    """Give each Read the next piece (an exception is raised); returns steps and end."""
+def play(conversation, *pieces, short=0):
+    """Give each Read the next piece (an exception is raised); returns steps and end.
+
+    Files have `short` bytes less than they had.
+    """
     queue = list(pieces)
     steps = []
     result = None
@@ -36,8 +40,8 @@ def play(conversation, *pieces):
             result = None
             if isinstance(step, Read):
                 result = queue.pop(0)
-            elif isinstance(step, SendFile):
-                result = step.size
+            elif isinstance(step, SendFile | SendPart):
+                result = step.size - short
             if isinstance(result, Exception):
                 step = conversation.throw(result)
             else:
@@ -82,6 +86,37 @@ def test_a_big_file_is_left_to_the_kernel(settings):
     assert kinds(steps) == ["Read", "SendAtOnce", "Write", "SendFile", "Linger"]
     assert steps[2].more
     assert steps[3].size == 1 << 20
+
+
+def test_parts_that_are_big_together_are_left_to_the_kernel(settings):
+    wish = b"Range: bytes=0-9,20-99999\r\n\r\n"
+    request = CLOSE.replace(b"hello.txt", b"big.bin").replace(
+        b"\r\n\r\n", b"\r\n" + wish
+    )
+    steps, _ = play(converse(settings), request)
+    part = ["Write", "SendPart"]
+    assert kinds(steps) == ["Read", "SendAtOnce", *part, *part, "Write", "Linger"]
+    assert [step[1:3] for step in steps if isinstance(step, SendPart)] == [
+        (0, 10),
+        (20, 99980),
+    ]
+
+
+def test_small_parts_go_out_in_one_write(settings):
+    request = GET.replace(b"\r\n\r\n", b"\r\nRange: bytes=4-,0-1\r\n\r\n")
+    steps, _ = play(converse(settings), request, b"")
+    assert kinds(steps) == ["Read", "Write", "SendAtOnce", "Read"]
+    assert b"\r\n\r\no\n\r\n--" in steps[1].data
+    assert b"\r\n\r\nhe\r\n--" in steps[1].data
+
+
+def test_a_file_that_shrank_between_two_parts_ends_the_connection(settings, capfd):
+    wish = b"Range: bytes=0-9,20-99999\r\n\r\n"
+    request = GET.replace(b"hello.txt", b"big.bin").replace(b"\r\n\r\n", b"\r\n" + wish)
+    steps, code = play(converse(settings), request, short=1)
+    assert kinds(steps) == ["Read", "SendAtOnce", "Write", "SendPart", "Linger"]
+    assert "shrank from 10 to 9" in capfd.readouterr().err
+    assert code == 0
 
 
 def test_a_peer_that_says_nothing_gets_408_and_is_blamed(settings):

@@ -29,6 +29,7 @@ MOST_LINKS: Final = 40
 _DEEPEST: Final = 2 * MOST_NAMES
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LISTED: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _MISSING: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
@@ -41,7 +42,8 @@ class File(NamedTuple):
 
     fd: int
     size: int
-    mtime: float
+    mtime_ns: int
+    inode: int
 
 
 def open_path(
@@ -56,11 +58,7 @@ def open_path(
     try:
         return _walk(root, names, stack, world_readable)
     except OSError as error:
-        if error.errno in _MISSING:
-            raise Refused(404, "there is no such file") from None
-        if error.errno in _FORBIDDEN:
-            raise Refused(403, "this file is not for everybody") from None
-        raise
+        raise _refusal_of(error) from None
     finally:
         for fd in stack:
             os.close(fd)
@@ -84,6 +82,33 @@ def open_index(
         if file is not None:
             return name, file
     raise Refused(404, "there is no such file")
+
+
+def open_directory(root: int, names: Sequence[bytes], *, world_readable: bool) -> int:
+    """Open a directory to list it; returns its descriptor. Raises Refused.
+
+    `world_readable` asks that every user may list it, which is more than pass through.
+    """
+    stack: list[int] = []
+    try:
+        file = _walk(root, names, stack, world_readable)
+        if file is not None:
+            os.close(file.fd)
+            raise Refused(404, "there is no such file")
+        fd = os.open(b".", _LISTED, dir_fd=stack[-1] if stack else root)
+        try:
+            if world_readable:
+                _check_mode(os.fstat(fd), stat.S_IROTH)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise _refusal_of(error) from None
+    else:
+        return fd
+    finally:
+        for one in stack:
+            os.close(one)
 
 
 def _walk(
@@ -139,7 +164,15 @@ def _open_file(name: bytes, here: int, world_readable: bool) -> File:  # noqa: F
     except BaseException:
         os.close(fd)
         raise
-    return File(fd, info.st_size, info.st_mtime)
+    return File(fd, info.st_size, info.st_mtime_ns, info.st_ino)
+
+
+def _refusal_of(error: OSError) -> Exception:
+    if error.errno in _MISSING:
+        return Refused(404, "there is no such file")
+    if error.errno in _FORBIDDEN:
+        return Refused(403, "this file is not for everybody")
+    return error
 
 
 def _check_kind(info: os.stat_result) -> None:

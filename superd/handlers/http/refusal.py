@@ -11,7 +11,10 @@ MALFORMED: Final = frozenset({400, 414, 431})
 class Refused(Exception):  # noqa: N818  a plain answer, not an error of ours
     """The request gets this status; nothing of it reaches the files."""
 
-    def __init__(self, status: int, problem: str) -> None:
+    def __init__(
+        self, status: int, problem: str, fields: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         super().__init__(problem)
         self.status = status
+        self.fields = fields
         self.problem = problem

@@ -184,6 +184,16 @@ def is_host(text: bytes) -> bool:
     )
 
 
+def is_token(text: bytes) -> bool:
+    """Tell whether this can be the name of a field (RFC 9110 5.6.2)."""
+    return _only(text, _TOKEN)
+
+
+def is_value(text: bytes) -> bool:
+    """Tell whether this can be the value of a field (RFC 9110 5.5)."""
+    return not text.translate(None, _VALUE)
+
+
 def _has_body(request: Request) -> bool:
     lengths = request.values(b"content-length")
     codings = request.values(b"transfer-encoding")

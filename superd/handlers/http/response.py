@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 REASONS: Final = {
     200: "OK",
     204: "No Content",
+    206: "Partial Content",
     301: "Moved Permanently",
+    304: "Not Modified",
     400: "Bad Request",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    412: "Precondition Failed",
     414: "URI Too Long",
+    416: "Range Not Satisfiable",
     417: "Expectation Failed",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
@@ -30,8 +34,8 @@ REASONS: Final = {
     505: "HTTP Version Not Supported",
 }
 
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS: Final = (
+DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+MONTHS: Final = (
     *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
 )
@@ -57,7 +61,7 @@ def date_of(moment: float) -> str:
 def _date_of_second(second: int) -> str:
     t = time.gmtime(second)
     return (
-        f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year:04}"
+        f"{DAYS[t.tm_wday]}, {t.tm_mday:02} {MONTHS[t.tm_mon - 1]} {t.tm_year:04}"
         f" {t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT"
     )
 
@@ -69,11 +73,16 @@ def head_of(
     now: float,
     keep: bool,
     minor: int,
+    extra: Iterable[str] = (),
 ) -> bytes:
-    """Write the head of an answer: Date first, Connection where it is needed."""
+    """Write the head of an answer: Date first, Connection where it is needed.
+
+    `extra` has the operator's lines, for every answer alike.
+    """
     lines = [f"HTTP/1.1 {status} {REASONS[status]}", f"Date: {date_of(now)}"]
     lines += [f"{name}: {value}" for name, value in fields]
     lines.append("X-Content-Type-Options: nosniff")
+    lines += extra
     if not keep:
         lines.append("Connection: close")
     elif minor == 0:

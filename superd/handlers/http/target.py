@@ -42,7 +42,7 @@ class Path(NamedTuple):
         One slash in front and one between names, whatever the peer sent: a Location
         that begins with two is another host (CVE-2021-28861).
         """
-        path = b"".join(b"/" + _encode(name) for name in self.names) + b"/"
+        path = b"".join(b"/" + encode(name) for name in self.names) + b"/"
         return path + (b"?" + self.query if self.query else b"")
 
 
@@ -99,7 +99,8 @@ def _decode(segment: bytes) -> bytes:
     return bytes(decoded)
 
 
-def _encode(name: bytes) -> bytes:
+def encode(name: bytes) -> bytes:
+    """Spell a name as one segment of a path: what is not plain is escaped."""
     return b"".join(
         bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in name
     )
