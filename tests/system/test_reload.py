@@ -96,6 +96,8 @@ KINDS = {"process": [(CAT, 200)], "workers": [(POOL, 8), (LOOP, 200)]}
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_thousands_of_connections_across_twenty_reloads_none_fails(superd, kind):
+    # Two services share them with workers, and a reload renews all of theirs.
+    wanted = 5000 if kind == "process" else 2500
     services = KINDS[kind]
 
     def config(number: int) -> dict:
@@ -125,7 +127,7 @@ def test_of_thousands_of_connections_across_twenty_reloads_none_fails(superd, ki
         clients = Clients(*addresses, together=24)
         number = 0
         until = time.monotonic() + 25
-        while (number < 20 or clients.done < 5000) and time.monotonic() < until:
+        while (number < 20 or clients.done < wanted) and time.monotonic() < until:
             number += 1
             daemon.write(config(number))
             daemon.process.send_signal(signal.SIGHUP)
@@ -137,7 +139,7 @@ def test_of_thousands_of_connections_across_twenty_reloads_none_fails(superd, ki
         clients.finish()
         assert (clients.failed, clients.reasons) == (0, set())
         assert number >= 20
-        assert clients.done >= 5000
+        assert clients.done >= wanted
 
 
 def _take_states(daemon: Daemon) -> None:
