@@ -110,5 +110,4 @@ def test_fifty_connections_of_a_loop_need_one_descriptor_of_the_root(tmp_path):
         return 0
 
     with fork(main) as served:
-        assert served.wait() == 0
-        assert served.log == ""
+        assert (served.wait(), served.log) == (0, "")

@@ -126,8 +126,8 @@ def test_of_thousands_of_connections_across_twenty_reloads_none_fails(superd, ki
         addresses = [listener.getsockname() for listener in listeners.values()]
         clients = Clients(*addresses, together=24)
         number = 0
-        until = time.monotonic() + 25
-        while (number < 20 or clients.done < wanted) and time.monotonic() < until:
+        # The bound is that of the test as a whole.
+        while number < 20 or clients.done < wanted:
             number += 1
             daemon.write(config(number))
             daemon.process.send_signal(signal.SIGHUP)
@@ -138,8 +138,6 @@ def test_of_thousands_of_connections_across_twenty_reloads_none_fails(superd, ki
             clients.pump(time.monotonic() + 0.05)
         clients.finish()
         assert (clients.failed, clients.reasons) == (0, set())
-        assert number >= 20
-        assert clients.done >= wanted
 
 
 def _take_states(daemon: Daemon) -> None:

@@ -141,12 +141,23 @@ def test_connections_that_are_lost_with_their_launcher_are_in_the_log(superd):
     (launcher,) = daemon.children()
     os.kill(launcher, signal.SIGSTOP)
     socks = [daemon.connect("cat") for _ in range(5)]
-    # They are with the launcher when the master's copies are closed.
-    eventually(lambda: _connections(daemon) <= 2, "sent")
+    # They are with the launcher when they are accepted and the master's copies closed.
+    port = daemon.address("cat")[1]
+    eventually(lambda: _waiting(port) == 0 and _connections(daemon) <= 2, "sent")
     os.kill(launcher, signal.SIGKILL)
     daemon.wait_log("refuse service=cat .* reason=.*launcher ended", count=5)
     for sock in socks:
         sock.close()
+
+
+def _waiting(port: int) -> int:
+    """Count the connections that wait to be accepted."""
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        rows = [line.split() for line in file]
+    [queue] = [
+        row[4] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "0A"
+    ]
+    return int(queue.partition(":")[2], 16)
 
 
 def _connections(daemon) -> int:
