@@ -132,10 +132,18 @@ def _options(words: list[str]) -> dict[str, Any]:
         value: Any = {"true": True, "false": False}.get(text, text)
         if text.isascii() and text.isdigit():
             value = int(text)
-        if name in options:
-            before = options[name]
+        # A dot leads into an option that is a mapping: -o timeouts.idle=5s
+        holder: Any = options
+        name, *below = name.split(".", 1)
+        if below:
+            holder = options.setdefault(name, {})
+            if not isinstance(holder, dict):
+                raise ValueError(f"-o {word}: {name} has a value already")
+            name = below[0]
+        if name in holder:
+            before = holder[name]
             value = [*(before if isinstance(before, list) else [before]), value]
-        options[name] = value
+        holder[name] = value
     return options
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 GROUP = "superd.handlers"
 LARGEST_SOURCE = 1 << 20
-TYPES = ("str", "int", "float", "bool", "path", "list", "choice")
+PLAIN = ("str", "int", "float", "bool", "path", "list", "choice", "duration", "size")
+TYPES = (*PLAIN, "map", "table")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +163,27 @@ def _definitions(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr | None]]:
 
 
 def _check_options(module: str, options: Any) -> dict[str, dict[str, Any]]:
-    good = isinstance(options, dict) and all(
-        isinstance(name, str)
-        and name.isidentifier()
-        and isinstance(entry, dict)
-        and entry.get("type") in TYPES
-        and (
-            entry["type"] != "choice" or isinstance(entry.get("choices"), list | tuple)
-        )
-        for name, entry in options.items()
-    )
-    if not good:
+    if not _is_table(options, TYPES):
         raise ConfigError(
             f"the OPTIONS of its module {module} are not understood; each is "
             f'"name": {{"type": one of {", ".join(TYPES)}, ...}}'
         )
     return dict(options)
+
+
+def _is_table(rows: Any, types: tuple[str, ...]) -> bool:
+    return isinstance(rows, dict) and all(
+        isinstance(name, str) and name.isidentifier() and _is_row(row, types)
+        for name, row in rows.items()
+    )
+
+
+def _is_row(row: Any, types: tuple[str, ...]) -> bool:
+    if not isinstance(row, dict) or row.get("type") not in types:
+        return False
+    if row["type"] == "choice":
+        return isinstance(row.get("choices"), list | tuple)
+    if row["type"] == "table":
+        keys: Any = row.get("keys")
+        return _is_table(keys, PLAIN) and row.get("lone", next(iter(keys), "")) in keys
+    return True

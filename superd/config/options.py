@@ -1,7 +1,10 @@
 """Turn a handler's options into the flags of its command line.
 
 `max_size: 5` becomes `--max-size 5`, true `--name`, false `--no-name`, a list the flag
-once for each. Any inetd can give the same flags, so a handler needs no superd.
+once for each, `timeouts: {idle: 5s}` becomes `--timeouts.idle 5` and an entry of a map
+`--headers 'X-Name: value'`. Any inetd can give the same flags, so a handler needs no
+superd. A value that is the handler's default is no flag: a configuration and its dump,
+which shows every default, are the same plan.
 """
 
 from __future__ import annotations
@@ -12,10 +15,20 @@ from typing import TYPE_CHECKING, Any
 from superd.config.presence import is_absent
 from superd.config.problems import ConfigError, Path, Problems, show
 from superd.config.programs import absolute
+from superd.config.units import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from superd.config.document import Document
     from superd.config.handlers import Handler
+
+    Rows = Mapping[str, Mapping[str, Any]]
 
 OPTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -26,105 +39,226 @@ def option_flags(
     path: Path,
     document: Document,
     problems: Problems,
+    directory: str,
 ) -> tuple[list[str], dict[str, Any]]:
-    """The flags, and the options with every path absolute; notes what does not fit."""
-    argv: list[str] = []
-    settled: dict[str, Any] = {}
-    declared = handler.options
-    for name, value in options.items():
-        here = (*path, name)
-        if document.is_spoiled(here):
-            continue
-        if declared is not None and name not in declared:
-            guess = problems.guess(name, declared)
-            known = f"; known: {', '.join(declared)}" if declared else "; it has none"
-            problems.error(
-                document.key_place(here),
-                here,
-                f"unknown option of handler {handler.name}{guess or known}",
-            )
-            continue
-        if not OPTION_NAME.fullmatch(name):
-            problems.error(
-                document.key_place(here),
-                here,
-                "an option is letters, digits, _ and -; it becomes a --flag",
-            )
-            continue
-        if value is None:
-            continue
-        try:
-            entry = declared[name] if declared is not None else None
-            settled[name] = _settle(value, entry, here, document)
-            argv += _flags(name, settled[name])
-        except ConfigError as error:
-            problems.error(document.value_place(here), here, str(error))
-            continue
-        if entry and entry["type"] == "path" and is_absent(settled[name]):
-            text = f"{settled[name]} is not there; check the path"
-            problems.warn(document.value_place(here), here, text)
-    return argv, settled
+    """The flags, and the options with every path absolute; notes what does not fit.
+
+    A path that a handler takes by default is relative to `directory`, where it starts.
+    """
+    settler = _Settler(handler, document, problems, directory)
+    if handler.options is None:
+        return settler.undeclared(options, path)
+    return settler.table(handler.options, options, path, "--")
 
 
-def _settle(
-    value: Any, entry: dict[str, Any] | None, path: Path, document: Document
-) -> Any:
-    """The value as its type wants it; raises ConfigError."""
-    folder = document.source.folder
-    kind = entry["type"] if entry else ""
-    match kind:
-        case "bool":
-            if not isinstance(value, bool):
-                raise ConfigError(f"expected true or false, got {show(value)}")
+class _Settler:
+    """Settles the options of one handler."""
+
+    def __init__(
+        self, handler: Handler, document: Document, problems: Problems, directory: str
+    ) -> None:
+        self._handler = handler
+        self._document = document
+        self._problems = problems
+        self._directory = directory
+
+    def table(
+        self, rows: Rows, options: Any, path: Path, before: str
+    ) -> tuple[list[str], dict[str, Any]]:
+        """The flags of these rows, and what each is, the defaults too."""
+        flags: dict[str, list[str]] = {}
+        settled = {name: self._default(row) for name, row in rows.items()}
+        for name, value in options.items():
+            here = (*path, name)
+            if value is None or self._document.is_spoiled(here):
+                continue
+            if name not in rows:
+                self._unknown(name, rows, here)
+                continue
+            row = rows[name]
+            flag = before + name.replace("_", "-")
+            try:
+                if row["type"] == "table":
+                    below = self._spread(value, row)
+                    flags[name], settled[name] = self.table(
+                        row["keys"], below, here, f"{flag}."
+                    )
+                    continue
+                settled[name] = self._settle(value, row, here)
+            except ConfigError as error:
+                self._problems.error(self._document.value_place(here), here, str(error))
+                continue
+            if settled[name] != self._default(row):
+                flags[name] = _flags(flag, settled[name], row["type"])
+            if row["type"] == "path" and is_absent(settled[name]):
+                text = f"{settled[name]} is not there; check the path"
+                self._problems.warn(self._document.value_place(here), here, text)
+        # In the order of the rows, however they were written: the same plan.
+        return [word for name in rows for word in flags.get(name, ())], settled
+
+    def undeclared(
+        self, options: dict[str, Any], path: Path
+    ) -> tuple[list[str], dict[str, Any]]:
+        """The flags of a handler that has no OPTIONS: as written."""
+        argv: list[str] = []
+        settled: dict[str, Any] = {}
+        for name, value in options.items():
+            here = (*path, name)
+            if self._document.is_spoiled(here):
+                continue
+            if not OPTION_NAME.fullmatch(name):
+                self._problems.error(
+                    self._document.key_place(here),
+                    here,
+                    "an option is letters, digits, _ and -; it becomes a --flag",
+                )
+                continue
+            if value is None:
+                continue
+            try:
+                settled[name] = self._unchecked(value, here)
+            except ConfigError as error:
+                self._problems.error(self._document.value_place(here), here, str(error))
+                continue
+            argv += _flags("--" + name.replace("_", "-"), settled[name], "")
+        return argv, settled
+
+    def _unknown(self, name: str, rows: Rows, here: Path) -> None:
+        guess = self._problems.guess(name, rows)
+        known = f"; known: {', '.join(rows)}" if rows else "; it has none"
+        self._problems.error(
+            self._document.key_place(here),
+            here,
+            f"unknown option of handler {self._handler.name}{guess or known}",
+        )
+
+    def _spread(self, value: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a table; a single value stands for the one it is known by."""
+        if isinstance(value, dict):
             return value
-        case "int" | "float":
-            return _number(value, kind, entry or {})
-        case "list":
-            items = value if isinstance(value, list) else [value]
+        if "lone" in row and not isinstance(value, list):
+            return {row["lone"]: value}
+        example = next(iter(row["keys"]))
+        raise ConfigError(f"expected {{{example}: ...}}, got {show(value)}")
+
+    def _default(self, row: Mapping[str, Any]) -> Any:
+        default = row.get("default")
+        match row["type"]:
+            case "table":
+                return {key: self._default(one) for key, one in row["keys"].items()}
+            case "duration" if default is not None:
+                return format_duration(default)
+            case "size" if default is not None:
+                return format_size(default)
+            case "map":
+                return _mapping([(key, value) for key, value in default or []])
+            case "path":
+                return absolute(default, self._directory) if default else None
+            case "list":
+                return list(default or [])
+        return default
+
+    def _settle(self, value: Any, row: Mapping[str, Any], path: Path) -> Any:
+        """The value as its type wants it; raises ConfigError."""
+        match row["type"]:
+            case "bool":
+                if not isinstance(value, bool):
+                    raise ConfigError(f"expected true or false, got {show(value)}")
+                return value
+            case "int" | "float":
+                return _number(value, row)
+            case "duration":
+                return format_duration(_within(parse_duration(value), value, row))
+            case "size":
+                return format_size(int(_within(parse_size(value), value, row)))
+            case "list":
+                items = value if isinstance(value, list) else [value]
+                return [
+                    self._text(item, (*path, number))
+                    for number, item in enumerate(items)
+                ]
+            case "map":
+                return _mapping(list(self._pairs(value, row, path)))
+            case "path":
+                text = self._text(value, path)
+                if not text:
+                    raise ConfigError("expected a path, got nothing; for example ./www")
+                return absolute(text, self._document.source.folder)
+            case "choice":
+                choices = [str(choice) for choice in row["choices"]]
+                text = self._text(value, path)
+                if text not in choices:
+                    raise ConfigError(
+                        f"expected {' or '.join(choices)}, got {show(value)}"
+                    )
+                return text
+        return self._text(value, path)
+
+    def _pairs(
+        self, value: Any, row: Mapping[str, Any], path: Path
+    ) -> Iterator[tuple[str, str]]:
+        """Read `{key: value}`, `["key: value"]`, or a value that needs no key."""
+        if isinstance(value, dict):
+            for key, one in value.items():
+                if ": " in key or not key:
+                    raise ConfigError(f"no key has a colon and a space: {show(key)}")
+                yield key, self._text(one, (*path, key))
+            return
+        for number, item in enumerate(value if isinstance(value, list) else [value]):
+            where = (*path, number) if isinstance(value, list) else path
+            text = self._text(item, where)
+            key, colon, rest = text.partition(": ")
+            if colon and key:
+                yield key, rest.strip(" ")
+            elif "lone" in row and not colon:
+                yield row["lone"], text
+            else:
+                raise ConfigError(f'expected "KEY: VALUE", got {show(text)}')
+
+    def _unchecked(self, value: Any, path: Path) -> Any:
+        """What a handler without OPTIONS gets: as written, but ./x is beside the file."""
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, list):
             return [
-                _text(item, (*path, number), document)
-                for number, item in enumerate(items)
+                self._unchecked(item, (*path, number))
+                for number, item in enumerate(value)
             ]
-        case "path":
-            text = _text(value, path, document)
-            if not text:
-                raise ConfigError("expected a path, got nothing; for example ./www")
-            return absolute(text, folder)
-        case "choice":
-            choices = [str(choice) for choice in (entry or {})["choices"]]
-            text = _text(value, path, document)
-            if text not in choices:
-                raise ConfigError(f"expected {' or '.join(choices)}, got {show(value)}")
-            return text
-        case "str":
-            return _text(value, path, document)
-    return _unchecked(value, path, document)
+        text = self._text(value, path)
+        return (
+            absolute(text, self._document.source.folder)
+            if text.startswith(("./", "../"))
+            else text
+        )
+
+    def _text(self, value: Any, path: Path) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return self._document.texts.get(path, str(value))
+        shown = "null" if value is None else show(value)
+        quoted = (
+            f'; put it in quotes: "{shown}"' if value in (None, True, False) else ""
+        )
+        raise ConfigError(f"expected text, got {shown}{quoted}")
 
 
-def _unchecked(value: Any, path: Path, document: Document) -> Any:
-    """What a handler without OPTIONS gets: as written, but ./x is beside the file."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, list):
-        return [
-            _unchecked(item, (*path, number), document)
-            for number, item in enumerate(value)
-        ]
-    text = _text(value, path, document)
-    return (
-        absolute(text, document.source.folder)
-        if text.startswith(("./", "../"))
-        else text
-    )
+def _mapping(pairs: list[tuple[str, str]]) -> dict[str, str] | list[str]:
+    """Pairs as one writes them: as a mapping, or where a key comes twice as a list."""
+    mapping = dict(pairs)
+    if len(mapping) == len(pairs):
+        return mapping
+    return [f"{key}: {value}" for key, value in pairs]
 
 
-def _number(value: Any, kind: str, entry: dict[str, Any]) -> int | float:
-    wanted = "a whole number" if kind == "int" else "a number"
-    fits = isinstance(value, int) or (kind == "float" and isinstance(value, float))
-    example = f"; for example {entry['default']}" if entry.get("default") else ""
+def _number(value: Any, row: Mapping[str, Any]) -> int | float:
+    whole = row["type"] == "int"
+    wanted = "a whole number" if whole else "a number"
+    fits = isinstance(value, int) or (not whole and isinstance(value, float))
+    example = f"; for example {row['default']}" if row.get("default") else ""
     if isinstance(value, bool) or not fits:
         raise ConfigError(f"expected {wanted}, got {show(value)}{example}")
-    least, most = entry.get("min"), entry.get("max")
+    least, most = row.get("min"), row.get("max")
     if least is not None and value < least:
         raise ConfigError(f"expected {wanted}, at least {least}, got {show(value)}")
     if most is not None and value > most:
@@ -132,24 +266,30 @@ def _number(value: Any, kind: str, entry: dict[str, Any]) -> int | float:
     return value  # type: ignore[no-any-return]
 
 
-def _text(value: Any, path: Path, document: Document) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return document.texts.get(path, str(value))
-    shown = "null" if value is None else show(value)
-    quoted = f'; put it in quotes: "{shown}"' if value in (None, True, False) else ""
-    raise ConfigError(f"expected text, got {shown}{quoted}")
+def _within(number: float, value: Any, row: Mapping[str, Any]) -> float:
+    """A duration or size within its bounds, which are spelt with their unit."""
+    spell: Any = format_duration if row["type"] == "duration" else format_size
+    least, most = row.get("min"), row.get("max")
+    if least is not None and number < least:
+        raise ConfigError(f"expected at least {spell(least)}, got {show(value)}")
+    if most is not None and number > most:
+        raise ConfigError(f"expected at most {spell(most)}, got {show(value)}")
+    return number
 
 
-def _flags(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
+def _flags(flag: str, value: Any, kind: str) -> list[str]:
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
+        return [flag if value else f"--no-{flag[2:]}"]
+    if kind == "duration":
+        return [flag, f"{parse_duration(value):g}"]
+    if kind == "size":
+        return [flag, str(parse_size(value))]
+    if isinstance(value, dict):
+        value = [f"{key}: {one}" for key, one in value.items()]
     values = value if isinstance(value, list) else [value]
     argv: list[str] = []
     for one in values:
         text = str(one)
         # argparse takes "-x" after a flag for the next flag.
-        argv += [f"--{flag}={text}"] if text.startswith("-") else [f"--{flag}", text]
+        argv += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return argv

@@ -33,16 +33,23 @@ class Program:
 
 
 def settle_program(
-    service: Service, sockets: Sequence[Bound], handlers: Handlers, origin: Origin
+    service: Service,
+    sockets: Sequence[Bound],
+    directory: str,
+    handlers: Handlers,
+    origin: Origin,
 ) -> Program | None:
-    """The program of a service, or None where it has none that could run."""
+    """The program of a service, or None where it has none that could run.
+
+    `directory` is where it starts.
+    """
     if service.exec is not None and service.handler is not None:
         origin.error(("handler",), "exec and handler exclude each other; delete one")
         return None
     if service.exec is not None:
         return _settle_exec(service, sockets, origin)
     if service.handler is not None:
-        return _settle_handler(service, sockets, handlers, origin)
+        return _settle_handler(service, sockets, directory, handlers, origin)
     # A key that is there and did not fit was complained about at its own place.
     if not any(origin.has(key) or origin.misspells(key) for key in ("exec", "handler")):
         origin.error(
@@ -83,7 +90,11 @@ def _settle_exec(
 
 
 def _settle_handler(
-    service: Service, sockets: Sequence[Bound], handlers: Handlers, origin: Origin
+    service: Service,
+    sockets: Sequence[Bound],
+    directory: str,
+    handlers: Handlers,
+    origin: Origin,
 ) -> Program | None:
     try:
         handler = handlers.find(service.handler or "")
@@ -99,7 +110,7 @@ def _settle_handler(
     _refuse_unserved(service, handler, sockets, origin)
     document, path = origin.where("options")
     argv, options = option_flags(
-        service.options, handler, path, document, origin.problems
+        service.options, handler, path, document, origin.problems, directory
     )
     plan = {
         "handler": handler.name,

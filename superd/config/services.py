@@ -113,14 +113,14 @@ class Settling:
         if not origin.has("listen") and not origin.misspells("listen"):
             origin.error((), "no listen; for example listen: localhost:7007")
         settled.sockets = settle_listeners(service.listen, origin)
-        settled.program = settle_program(
-            service, settled.sockets, self.handlers, origin
-        )
-        check_mode(service, origin)
-        known = self._settle_identity(settled, origin)
         settled.directory = absolute(
             service.directory, origin.where("directory")[0].source.folder
         )
+        settled.program = settle_program(
+            service, settled.sockets, settled.directory, self.handlers, origin
+        )
+        check_mode(service, origin)
+        known = self._settle_identity(settled, origin)
         settled.environment = self._environment(service, origin)
         self._warn_of_idle_keys(service, origin)
         if known:

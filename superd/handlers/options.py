@@ -12,19 +12,29 @@ from superd.handlers.exits import SetupError
 
 TYPE_CHECKING = False  # typing itself takes 5 ms of every start
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     Table = Mapping[str, Mapping[str, Any]]
     Options = dict[str, Any]
+    _Flag = tuple[Options, str, Mapping[str, Any]]
+    """Where the value goes, under which key, and the row that says what it may be."""
 
-TYPES = ("str", "int", "float", "bool", "path", "list", "choice")
+TYPES = (
+    *("str", "int", "float", "bool", "path", "list", "choice"),
+    *("duration", "size", "map", "table"),
+)
+"""`duration` is in seconds and `size` in bytes; `map` is pairs of text, `table` further
+options below one name. See superd/handlers/README.md."""
 _PLACEHOLDERS = {
     "str": "TEXT",
     "int": "N",
     "float": "NUMBER",
     "path": "PATH",
     "list": "ITEM",
+    "map": "'KEY: VALUE'",
+    "duration": "SECONDS",
+    "size": "BYTES",
 }
 _DIGITS = frozenset("0123456789")
 _CLOSE_ENOUGH = 2
@@ -40,8 +50,8 @@ def parse(argv: Sequence[str], table: Table, name: str) -> Options:
     Raises SetupError for a flag that is unknown, lacks its value or has a bad one, and
     HelpWanted for `--help`.
     """
-    options: Options = {key: _default(row) for key, row in table.items()}
-    keys = {flag_of(key): key for key in table}
+    options = _defaults(table)
+    flags = _flags_of(table, options)
     given: set[str] = set()
     words = iter(argv)
     for word in words:
@@ -50,37 +60,46 @@ def parse(argv: Sequence[str], table: Table, name: str) -> Options:
         if not word.startswith("--") or word == "--":
             raise SetupError(f"unexpected argument {word}")
         flag, equals, value = word.partition("=")
-        negated = keys.get("--" + flag.removeprefix("--no-"), "")
-        if (
-            flag.startswith("--no-")
-            and flag not in keys
-            and negated
-            and table[negated]["type"] == "bool"
-        ):
-            if equals:
-                raise SetupError(f"option {flag} takes no value")
-            options[negated] = False
-            continue
-        if flag not in keys:
-            raise SetupError(f"unknown option {flag}{_hint(flag, keys)}")
-        key = keys[flag]
-        kind = table[key]["type"]
+        if flag not in flags and flag.startswith("--no-"):
+            negated = flags.get("--" + flag.removeprefix("--no-"))
+            if negated and negated[2]["type"] == "bool":
+                if equals:
+                    raise SetupError(f"option {flag} takes no value")
+                negated[0][negated[1]] = False
+                continue
+        if flag not in flags:
+            raise SetupError(f"unknown option {flag}{_hint(flag, flags)}")
+        holder, key, row = flags[flag]
+        kind = row["type"]
         if kind == "bool" and not equals:
-            options[key] = True
+            holder[key] = True
             continue
         if not equals:
             following = next(words, None)
             if following is None:
                 raise SetupError(f"option {flag} needs a value")
             value = following
-        converted = _convert(flag, value, table[key])
-        if kind == "list":
+        converted = _convert(flag, value, row)
+        if kind in ("list", "map"):
             # The first flag replaces the default, the others add to it.
-            options[key] = [*options[key], converted] if key in given else [converted]
+            holder[key] = [*holder[key], converted] if flag in given else [converted]
         else:
-            options[key] = converted
-        given.add(key)
+            holder[key] = converted
+        given.add(flag)
     return options
+
+
+def _flags_of(table: Table, options: Options, before: str = "--") -> dict[str, _Flag]:
+    flags: dict[str, _Flag] = {}
+    for key, row in table.items():
+        flag = before + key.replace("_", "-")
+        if row["type"] != "table":
+            flags[flag] = (options, key, row)
+            continue
+        flags |= _flags_of(row["keys"], options[key], f"{flag}.")
+        if lone := row.get("lone"):
+            flags[flag] = (options[key], lone, row["keys"][lone])
+    return flags
 
 
 def flag_of(key: str) -> str:
@@ -90,25 +109,39 @@ def flag_of(key: str) -> str:
 
 def usage(table: Table, name: str) -> str:
     """Write the text of `--help`."""
-    lines = [f"usage: {name} [--flag value ...]", ""]
+    lines = [f"usage: {name} [--flag value ...]", "", *_rows(table, "--")]
+    lines += ["  --help", "      print this and end", ""]
+    return "\n".join(lines)
+
+
+def _rows(table: Table, before: str) -> Iterator[str]:
     for key, row in table.items():
         kind = row["type"]
-        flag = flag_of(key)
+        flag = before + key.replace("_", "-")
+        if kind == "table":
+            yield f"  {flag}.NAME: {row['help']}"
+            yield from _rows(row["keys"], f"{flag}.")
+            continue
         if kind == "bool":
             left = f"{flag}, --no-{flag[2:]}"
         elif kind == "choice":
             left = f"{flag} {'|'.join(row['choices'])}"
         else:
             left = f"{flag} {_PLACEHOLDERS[kind]}"
-        lines += [f"  {left}", f"      {row['help']} (default: {_shown(row)})"]
-    lines += ["  --help", "      print this and end", ""]
-    return "\n".join(lines)
+        yield f"  {left}"
+        yield f"      {row['help']} (default: {_shown(row)})"
+
+
+def _defaults(table: Table) -> Options:
+    return {key: _default(row) for key, row in table.items()}
 
 
 def _default(row: Mapping[str, Any]) -> Any:
+    if row["type"] == "table":
+        return _defaults(row["keys"])
     default = row.get("default")
     # A copy: a warm process parses more than once, and the table must not learn.
-    return list(default or []) if row["type"] == "list" else default
+    return list(default or []) if row["type"] in ("list", "map") else default
 
 
 def _shown(row: Mapping[str, Any]) -> str:
@@ -117,6 +150,8 @@ def _shown(row: Mapping[str, Any]) -> str:
         return "yes" if default else "no"
     if row["type"] == "list":
         return " ".join(default or []) or "none"
+    if row["type"] == "map":
+        return ", ".join(f"{key}: {value}" for key, value in default or []) or "none"
     return "none" if default in (None, "") else str(default)
 
 
@@ -134,13 +169,15 @@ def _convert(flag: str, value: str, row: Mapping[str, Any]) -> Any:
                 f"option {flag}: {value} is none of {', '.join(row['choices'])}"
             )
         return value
-    if kind == "int":
+    if kind == "map":
+        return _pair(flag, value, row)
+    if kind in ("int", "size"):
         # int() takes `1_0`, ` 1` and the digits of every script.
         digits = value.removeprefix("-")
         if not digits or not _DIGITS.issuperset(digits):
             raise SetupError(f"option {flag}: {value} is no whole number")
         return _bounded(flag, int(value), row)
-    if kind == "float":
+    if kind in ("float", "duration"):
         try:
             number = float(value)
         except ValueError:
@@ -153,15 +190,28 @@ def _convert(flag: str, value: str, row: Mapping[str, Any]) -> Any:
     return value
 
 
+def _pair(flag: str, text: str, row: Mapping[str, Any]) -> tuple[str, str]:
+    """Read `KEY: VALUE`; where a lone value has a key of its own, that alone."""
+    if "\0" in text:
+        raise SetupError(f"option {flag}: a NUL byte is no text")
+    key, colon, value = text.partition(": ")
+    if not colon and "lone" in row:
+        return row["lone"], text
+    if not colon or not key:
+        raise SetupError(f"option {flag}: {text} is not KEY: VALUE")
+    return key, value.strip(" ")
+
+
 def _bounded(flag: str, number: float, row: Mapping[str, Any]) -> float:
-    if "min" in row and number < row["min"]:
-        raise SetupError(f"option {flag}: {number} is less than {row['min']}")
+    least = row.get("min", 0 if row["type"] in ("duration", "size") else number)
+    if number < least:
+        raise SetupError(f"option {flag}: {number} is less than {least}")
     if "max" in row and number > row["max"]:
         raise SetupError(f"option {flag}: {number} is more than {row['max']}")
     return number
 
 
-def _hint(flag: str, known: Mapping[str, str]) -> str:
+def _hint(flag: str, known: Mapping[str, _Flag]) -> str:
     nearest = min(known, key=lambda candidate: _distance(flag, candidate), default=None)
     if nearest is None or _distance(flag, nearest) > _CLOSE_ENOUGH:
         return ""

@@ -117,3 +117,93 @@ def test_any_arguments_give_options_or_a_reason(argv):
     except (SetupError, HelpWanted):
         return
     assert set(options) == set(TABLE)
+
+
+NESTED = {
+    "wait": {"type": "duration", "default": 5.0, "min": 0.5, "help": "time"},
+    "room": {"type": "size", "default": 1024, "max": 65536, "help": "bytes"},
+    "marks": {"type": "map", "lone": "*", "default": [["*", "x"]], "help": "pairs"},
+    "fields": {"type": "map", "default": [], "help": "pairs"},
+    "log": {
+        "type": "table",
+        "lone": "form",
+        "keys": {
+            "form": {
+                "type": "choice",
+                "choices": ["a", "b"],
+                "default": "a",
+                "help": "",
+            },
+            "idle_time": {"type": "duration", "default": 1.0, "help": "time"},
+            "open": {"type": "bool", "default": True, "help": "switch"},
+        },
+        "help": "further options",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("argv", "changes"),
+    [
+        ([], {}),
+        (["--wait", "0.5"], {"wait": 0.5}),
+        (["--room=65536"], {"room": 65536}),
+        (["--marks", "*.css: a: b"], {"marks": [("*.css", "a: b")]}),
+        (["--marks", "a"], {"marks": [("*", "a")]}),
+        (
+            ["--fields", "a: b", "--fields", "a: c"],
+            {"fields": [("a", "b"), ("a", "c")]},
+        ),
+        (["--log", "b"], {"log": {"form": "b", "idle_time": 1.0, "open": True}}),
+        (
+            ["--log.idle-time=2", "--no-log.open"],
+            {"log": {"form": "a", "idle_time": 2.0, "open": False}},
+        ),
+    ],
+)
+def test_options_below_a_name_and_pairs_have_their_flags(argv, changes):
+    before = {
+        "wait": 5.0,
+        "room": 1024,
+        "marks": [["*", "x"]],
+        "fields": [],
+        "log": {"form": "a", "idle_time": 1.0, "open": True},
+    }
+    assert parse(argv, NESTED, "demo") == before | changes
+    assert parse([], NESTED, "demo") == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--wait", "0.4"], "option --wait: 0.4 is less than 0.5"),
+        (["--wait", "5s"], "option --wait: 5s is no number"),
+        (["--room", "65537"], "option --room: 65537 is more than 65536"),
+        (["--room", "-1"], "option --room: -1 is less than 0"),
+        (["--room", "64k"], "option --room: 64k is no whole number"),
+        (["--fields", "a"], "option --fields: a is not KEY: VALUE"),
+        (["--fields", ": a"], "option --fields: : a is not KEY: VALUE"),
+        (["--fields", "a: \0"], "option --fields: a NUL byte is no text"),
+        (["--log.idle-time", "-1"], "option --log.idle-time: -1.0 is less than 0"),
+        (["--log.from", "a"], "unknown option --log.from; did you mean --log.form?"),
+        (["--log", "c"], "option --log: c is none of a, b"),
+        (["--no-log"], "unknown option --no-log"),
+    ],
+)
+def test_what_such_a_flag_cannot_be_is_said(argv, text):
+    with pytest.raises(SetupError) as caught:
+        parse(argv, NESTED, "demo")
+    assert text in str(caught.value)
+
+
+def test_the_usage_shows_what_is_below_a_name():
+    text = usage(NESTED, "demo")
+    for line in (
+        "  --wait SECONDS\n      time (default: 5.0)\n",
+        "  --room BYTES\n",
+        "  --marks 'KEY: VALUE'\n      pairs (default: *: x)\n",
+        "  --log.NAME: further options\n",
+        "  --log.idle-time SECONDS\n",
+        "  --log.open, --no-log.open\n",
+    ):
+        assert line in text
