@@ -86,7 +86,7 @@ ROOMS = {
     "config": Room(("superd.config", "superd.core"), None, ("yaml", "pydantic")),
     "master": Room(("superd.master", "superd.core"), SYSTEM_STDLIB),
     "launcher": Room(("superd.launcher", "superd.core"), SYSTEM_STDLIB),
-    "handlers": Room(("superd.handlers",), None),
+    "handlers": Room(("superd.handlers",), None, ("httptools",)),
 }
 
 EXCEPTIONS = {

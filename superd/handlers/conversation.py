@@ -82,21 +82,22 @@ class Write(NamedTuple):
 
 
 class SendFile(NamedTuple):
-    """Send the first `size` bytes of a file; gives back how many it really had."""
+    """Send `size` bytes of a file from `start`; gives back how many it really had."""
 
     fd: int
+    start: int
     size: int
     deadline: float
     what: str
 
     def blocking(self, wire: Wire) -> int:
         """Let the kernel copy it to fd 1."""
-        return wire.write_file(self.fd, self.size, self.deadline, self.what)
+        return wire.write_file(self.fd, self.start, self.size, self.deadline, self.what)
 
     async def waiting(self, reader: Reader, writer: Writer) -> int:  # noqa: ARG002
         """Let the kernel copy it to the stream, behind what was written."""
         try:
-            return await writer.sendfile(self.fd, 0, self.size, self.deadline)
+            return await writer.sendfile(self.fd, self.start, self.size, self.deadline)
         except TimeoutError:
             _drop_the_rest(writer)
             raise TooSlow(f"the peer was too slow to read {self.what}") from None

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from superd.handlers import exits
 from superd.handlers.conversation import talk, talk_in_loop
-from superd.handlers.http.answer import Settings
 from superd.handlers.http.connection import converse
-from superd.handlers.http.extra import check_cache_control, check_headers
 from superd.handlers.http.root import Roots, open_root
+from superd.handlers.http.site import Sites
 from superd.handlers.run import describe, run
-from superd.handlers.wire import Wire
+from superd.handlers.wire import Wire, peer_of_stdin
 
 if TYPE_CHECKING:
     from superd.handlers.options import Options
@@ -34,103 +34,212 @@ OPTIONS: dict[str, dict[str, object]] = {
         "default": ["index.html"],
         "help": "names of the file that is served for a directory, the first found",
     },
-    "world_readable": {
+    "listing": {
         "type": "bool",
-        "default": True,
-        "help": "serve only files that every user of this machine may read",
+        "default": False,
+        "help": "show what is in a directory that has no index file",
+    },
+    "symlinks": {
+        "type": "choice",
+        "choices": ["never", "owner", "inside"],
+        "default": "inside",
+        "help": "links that are followed: none, those whose owner has what they lead to, "
+        "or all that stay below the root",
     },
     "dotfiles": {
         "type": "bool",
         "default": False,
         "help": "serve names that begin with a dot, not only those in /.well-known/",
     },
-    "listing": {
+    "world_readable": {
+        "type": "bool",
+        "default": True,
+        "help": "serve only files that every user of this machine may read",
+    },
+    "vhosts": {
         "type": "bool",
         "default": False,
-        "help": "show what is in a directory that has no index file",
+        "help": "serve for each host the folder of its name below the root, else default",
+    },
+    "precompressed": {
+        "type": "bool",
+        "default": True,
+        "help": "serve FILE.br, FILE.zst or FILE.gz for FILE to who can read it",
+    },
+    "types": {
+        "type": "path",
+        "default": "",
+        "help": "file of further media types, in the form of /etc/mime.types",
     },
     "cache_control": {
-        "type": "str",
-        "default": "",
-        "help": "value of Cache-Control for every file, such as max-age=3600",
+        "type": "map",
+        "lone": "*",
+        "default": [],
+        "help": "value of Cache-Control by pattern of a name or path, the first that fits",
     },
     "headers": {
-        "type": "list",
+        "type": "map",
         "default": [],
-        "help": "further fields for every answer, each as Name: value",
+        "help": "further fields for every answer",
     },
-    "head_timeout": {
-        "type": "float",
-        "default": 30.0,
-        "min": 0.1,
-        "help": "seconds for the whole head of a request",
+    "error_pages": {
+        "type": "map",
+        "default": [],
+        "help": "file below the root for a status, such as 404: /404.html",
     },
-    "idle_timeout": {
-        "type": "float",
-        "default": 5.0,
-        "min": 0.0,
-        "help": "seconds to wait for a further request",
+    "auth": {
+        "type": "table",
+        "lone": "file",
+        "keys": {
+            "file": {
+                "type": "path",
+                "default": "",
+                "help": "file of USER:HASH lines, bcrypt or sha512-crypt",
+            },
+            "realm": {
+                "type": "str",
+                "default": "files",
+                "help": "what a browser asks the password for",
+            },
+        },
+        "help": "ask everybody for a password",
     },
-    "max_requests": {
-        "type": "int",
-        "default": 100,
-        "min": 1,
-        "help": "requests answered on one connection",
+    "access_log": {
+        "type": "table",
+        "lone": "format",
+        "keys": {
+            "format": {
+                "type": "choice",
+                "choices": ["none", "combined", "json"],
+                "default": "none",
+                "help": "form of the lines",
+            },
+            "file": {
+                "type": "path",
+                "default": "",
+                "help": "file to write to, else the log of the service",
+            },
+        },
+        "help": "write a line for each request",
+    },
+    "timeouts": {
+        "type": "table",
+        "keys": {
+            "head": {
+                "type": "duration",
+                "default": 30.0,
+                "min": 0.1,
+                "help": "for the whole head of a request",
+            },
+            "body": {
+                "type": "duration",
+                "default": 30.0,
+                "min": 0.1,
+                "help": "for the whole body of a request, which nobody reads",
+            },
+            "idle": {
+                "type": "duration",
+                "default": 5.0,
+                "help": "until a further request begins",
+            },
+            "send": {
+                "type": "duration",
+                "default": 30.0,
+                "min": 0.1,
+                "help": "for an answer, besides its bytes at the least rate",
+            },
+        },
+        "help": "how long a peer is waited for",
+    },
+    "limits": {
+        "type": "table",
+        "keys": {
+            "line": {
+                "type": "size",
+                "default": 8192,
+                "min": 64,
+                "max": 65536,
+                "help": "bytes of a request line",
+            },
+            "head": {
+                "type": "size",
+                "default": 32768,
+                "min": 256,
+                "max": 1048576,
+                "help": "bytes of a head",
+            },
+            "fields": {
+                "type": "int",
+                "default": 100,
+                "min": 1,
+                "max": 10000,
+                "help": "fields of a head",
+            },
+            "body": {
+                "type": "size",
+                "default": 65536,
+                "max": 1073741824,
+                "help": "bytes of a body that are read away",
+            },
+            "requests": {
+                "type": "int",
+                "default": 100,
+                "min": 1,
+                "help": "requests answered on one connection",
+            },
+            "rate": {
+                "type": "size",
+                "default": 1024,
+                "min": 1,
+                "help": "bytes a second that a peer must take of an answer",
+            },
+        },
+        "help": "how much a peer may ask for",
     },
 }
 
 
+SITES = Sites()
 ROOTS = Roots()
 """Those of an event loop: a descriptor for each connection would halve their number."""
 
 
 def main(argv: list[str]) -> int:
     """Serve the connection on fd 0 and 1."""
-    return run("httpd", OPTIONS, _answer, argv)
+    return run("httpd", OPTIONS, partial(_answer, tuple(argv)), argv)
 
 
 async def serve(reader: Reader, writer: Writer, options: Options) -> int:
     """Serve the connection in an event loop."""
+    # All connections of a worker have the same options.
+    site = SITES.take(id(options), options)
     try:
         root = ROOTS.take(options["root"])
     except OSError as error:
         raise exits.SetupError(f"option --root: {describe(error)}") from None
     try:
-        settings = _settings(root.fd, options)
-        return await talk_in_loop(converse(settings), reader, writer)
+        talk = converse(site, root.fd, partial(_peer_in_loop, writer))
+        return await talk_in_loop(talk, reader, writer)
     finally:
         ROOTS.give_back(root)
 
 
-def _answer(options: Options) -> int:
+def _answer(argv: tuple[str, ...], options: Options) -> int:
+    site = SITES.take(argv, options)
     try:
         root = open_root(options["root"])
     except OSError as error:
         raise exits.SetupError(f"option --root: {describe(error)}") from None
     try:
-        settings = _settings(root, options)
         with Wire() as wire:
-            return talk(converse(settings), wire)
+            return talk(converse(site, root, peer_of_stdin), wire)
     finally:
         os.close(root)
 
 
-def _settings(root: int, options: Options) -> Settings:
-    for name in options["index"]:
-        if name in ("", ".", "..") or "/" in name:
-            raise exits.SetupError(f"option --index: {name} is not the name of a file")
-    return Settings(
-        root=root,
-        index_names=tuple(os.fsencode(name) for name in options["index"]),
-        world_readable=options["world_readable"],
-        head_timeout=options["head_timeout"],
-        idle_timeout=options["idle_timeout"],
-        max_requests=options["max_requests"],
-        cache_control=check_cache_control(options["cache_control"]),
-        headers=check_headers(tuple(options["headers"])),
-        dotfiles=options["dotfiles"],
-        listing=options["listing"],
-    )
+def _peer_in_loop(writer: Writer) -> str:
+    environment: dict[str, str] = writer.get_extra_info("environment", {})
+    return environment.get("TCPREMOTEIP", "")
 
 
 if __name__ == "__main__":

@@ -105,17 +105,21 @@ class Wire:
         except OSError as error:
             raise stdio.gone_or(error) from None
 
-    def write_file(self, fd: int, size: int, deadline: float, what: str) -> int:
-        """Write the first `size` bytes of a file; returns how many it really had."""
+    def write_file(
+        self, fd: int, start: int, size: int, deadline: float, what: str
+    ) -> int:
+        """Write `size` bytes of a file from `start`; returns how many it really had."""
         if self._out is None:
-            return self._copy_file(fd, size, deadline, what)
+            return self._copy_file(fd, start, size, deadline, what)
         # sendfile has no flag for not waiting; the socket's own limit stands in.
         step = _TIMEVAL.pack(int(_SEND_STEP), 0)
         self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, step)
         sent = 0
         while sent < size:
             try:
-                count = os.sendfile(1, fd, sent, min(size - sent, _SENDFILE_STEP))
+                count = os.sendfile(
+                    1, fd, start + sent, min(size - sent, _SENDFILE_STEP)
+                )
             except BlockingIOError:
                 count = -1
             except OSError as error:
@@ -148,10 +152,12 @@ class Wire:
                     return
                 dropped += len(data)
 
-    def _copy_file(self, fd: int, size: int, deadline: float, what: str) -> int:
+    def _copy_file(
+        self, fd: int, start: int, size: int, deadline: float, what: str
+    ) -> int:
         sent = 0
         while sent < size:
-            data = os.pread(fd, min(size - sent, stdio.CHUNK), sent)
+            data = os.pread(fd, min(size - sent, stdio.CHUNK), start + sent)
             if not data:
                 break
             self.write(data, deadline, what)
@@ -173,3 +179,24 @@ def _is_connection(sock: socket.SocketType) -> bool:
     """Tell whether it is one; a listening socket would be waited on for ever."""
     listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     return not listening and sock.type != socket.SOCK_DGRAM
+
+
+def peer_of_stdin() -> str:
+    """Return the address of the peer of fd 0; empty where it has none.
+
+    As superd and tcpserver tell it, else as the kernel does: inetd says nothing.
+    """
+    told = os.environ.get("TCPREMOTEIP") or os.environ.get("REMOTE_ADDR")
+    if told:
+        return told
+    sock = _socket(0)
+    if sock is None:
+        return ""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return ""  # ENOTCONN: it has gone
+    finally:
+        sock.detach()
+    # A unix socket's name is a text, and the peer has mostly none.
+    return str(name[0]) if isinstance(name, tuple) else ""

@@ -95,9 +95,9 @@ def test_a_file_goes_behind_what_was_written(play, tmp_path):
         fd = os.open(path, os.O_RDONLY)
         try:
             yield Write(bytes(100_000), later(), "the head", more=True)
-            sent = yield SendFile(fd, len(data), later(), "the file")
+            sent = yield SendFile(fd, 0, len(data), later(), "the file")
             assert sent == len(data)
-            sent = yield SendFile(fd, len(data) + 5, later(), "the file")
+            sent = yield SendFile(fd, 0, len(data) + 5, later(), "the file")
             assert sent == len(data)
         finally:
             os.close(fd)
@@ -117,7 +117,7 @@ def file_flood():
     fd = os.memfd_create("big")
     os.truncate(fd, 64 << 20)
     try:
-        yield SendFile(fd, 64 << 20, soon(), "a file")
+        yield SendFile(fd, 0, 64 << 20, soon(), "a file")
     finally:
         os.close(fd)
 

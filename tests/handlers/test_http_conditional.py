@@ -32,12 +32,11 @@ NAMES = ("if-match", "if-unmodified-since", "if-none-match", "if-modified-since"
 
 def ask(**fields):
     """Make a request of if_match=b"...", a list for several fields of one name."""
-    pairs = tuple(
-        (name.replace("_", "-").encode(), value)
-        for name, values in fields.items()
-        for value in (values if isinstance(values, list) else [values])
-    )
-    return Request(b"GET", b"/", 1, pairs, body=False)
+    found = {
+        name.replace("_", "-").encode(): value if isinstance(value, list) else [value]
+        for name, value in fields.items()
+    }
+    return Request(b"GET", b"/", 1, found, 0)
 
 
 @given(st.integers(0, 253402300799))

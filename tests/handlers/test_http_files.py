@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inetd import open_fds
 
-from superd.handlers.http.files import File, open_index, open_path
+from superd.handlers.http.files import File, Rules, open_index, open_path
 from superd.handlers.http.refusal import Refused
 from superd.handlers.http.root import open_root
 
@@ -74,7 +74,7 @@ def serve(root, names, **options):
     try:
         before = open_fds()
         try:
-            file = open_path(fd, names, **{"world_readable": False, **options})
+            file = open_path(fd, names, Rules(**{"world_readable": False, **options}))
         except Refused as refused:
             assert open_fds() == before
             return refused.status
@@ -233,12 +233,10 @@ def test_a_file_swapped_for_a_link_is_never_followed_outside(tmp_path):
 def test_the_first_index_that_is_there_is_served(folder):
     fd = open_root(str(folder))
     try:
-        name, file = open_index(
-            fd, [b"sub"], [b"default.htm", b"index.html"], world_readable=True
-        )
+        name, file = open_index(fd, [b"sub"], [b"default.htm", b"index.html"], Rules())
         os.close(file.fd)
         assert name == b"index.html"
         with pytest.raises(Refused):
-            open_index(fd, [b"empty"], [b"index.html"], world_readable=True)
+            open_index(fd, [b"empty"], [b"index.html"], Rules())
     finally:
         os.close(fd)

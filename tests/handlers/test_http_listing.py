@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from inetd import open_fds
 
 from superd.handlers.http import folder
+from superd.handlers.http.files import Rules
 from superd.handlers.http.folder import Entry, read_folder
 from superd.handlers.http.listing import (
     Order,
@@ -157,9 +158,7 @@ def listed(tmp_path):
     def read(*path, world_readable=True, hidden=False):
         before = open_fds()
         try:
-            found, more = read_folder(
-                root, path, world_readable=world_readable, hidden=hidden
-            )
+            found, more = read_folder(root, path, Rules(world_readable), hidden=hidden)
         finally:
             assert open_fds() == before
         assert not more
@@ -217,7 +216,7 @@ def test_a_directory_has_an_end(tmp_path, monkeypatch):
         (tmp_path / f"f{number}").touch(0o644)
     root = open_root(str(tmp_path))
     try:
-        found, more = read_folder(root, [], world_readable=True, hidden=False)
+        found, more = read_folder(root, [], Rules(), hidden=False)
     finally:
         os.close(root)
     assert (len(found), more) == (5, True)

@@ -10,8 +10,7 @@ from inetd import fork
 from looped import in_loop
 
 from superd.handlers import exits
-from superd.handlers.conversation import Write, talk, talk_in_loop
-from superd.handlers.http.part import SendPart
+from superd.handlers.conversation import SendFile, Write, talk, talk_in_loop
 from superd.handlers.run import run
 from superd.handlers.wire import Wire
 
@@ -65,7 +64,7 @@ def test_pieces_go_behind_what_was_written_and_end_where_the_file_does(play, tmp
                 (size + 7, 5, 0),
                 (3, 0, 0),
             ):
-                sent = yield SendPart(fd, start, wanted, deadline, "the file")
+                sent = yield SendFile(fd, start, wanted, deadline, "the file")
                 assert sent == there
             yield Write(b"tail", deadline, "the tail")
         finally:
@@ -86,7 +85,7 @@ def test_a_peer_that_does_not_read_is_too_slow(play, start):
         os.truncate(fd, 64 << 20)
         try:
             deadline = time.monotonic() + 0.2
-            yield SendPart(fd, start, (64 << 20) - start, deadline, "a file")
+            yield SendFile(fd, start, (64 << 20) - start, deadline, "a file")
         finally:
             os.close(fd)
 

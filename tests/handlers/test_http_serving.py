@@ -180,7 +180,7 @@ def test_the_operators_fields_are_on_every_answer(get):
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--headers", "a"], "option --headers: 'a' is not NAME: VALUE"),
+        (["--headers", "a"], "option --headers: a is not KEY: VALUE"),
         (["--headers", "Date: a"], "option --headers: Date is set by httpd itself"),
         (["--cache-control", "\n"], "option --cache-control: '\\n' is no value of"),
     ],

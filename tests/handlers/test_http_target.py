@@ -132,4 +132,5 @@ def test_the_query_is_cut_off_and_kept():
     assert parse_target(b"/a?b/../c?%zz") == Path(
         (b"a",), slash=False, query=b"b/../c?%zz"
     )
-    assert parse_target(b"http://h?q") == Path((), slash=True, query=b"q")
+    whole = parse_target(b"http://h:80?q")
+    assert whole == Path((), slash=True, query=b"q", host=b"h:80")

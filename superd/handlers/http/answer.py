@@ -8,48 +8,39 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from superd.handlers.http import (
+    coding,
     conditional,
     files,
     folder,
+    hosts,
     listing,
     media,
     ranges,
     response,
 )
-from superd.handlers.http.refusal import Refused
+from superd.handlers.http.refusal import MALFORMED, Refused
 from superd.handlers.http.target import parse_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from superd.handlers.http.request import Request
+    from superd.handlers.http.site import Site
     from superd.handlers.http.target import Path
 
 ALLOW: Final = "GET, HEAD, OPTIONS"
 _ALLOWED: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _KNOWN: Final = frozenset({b"POST", b"PUT", b"DELETE", b"PATCH", b"TRACE", b"CONNECT"})
 _HTML: Final = "text/html; charset=utf-8"
+_VARY: Final = ("Vary", "Accept-Encoding")
 _NOTHING: Final = conditional.Validators("", None)
 _EXPECTED: Final = frozenset({b"100-continue"})
-
-
-class Settings(NamedTuple):
-    """What the operator chose; `root` is a descriptor of the folder."""
-
-    root: int
-    index_names: tuple[bytes, ...]
-    world_readable: bool
-    head_timeout: float
-    idle_timeout: float
-    max_requests: int
-    cache_control: str = ""
-    headers: tuple[str, ...] = ()
-    """Lines for every answer: `Name: value`, checked."""
-    dotfiles: bool = False
-    listing: bool = False
+_LARGEST_PAGE: Final = 1 << 18
+"""Bytes of an error page of the operator's."""
 
 
 class Answer(NamedTuple):
@@ -65,23 +56,82 @@ class Answer(NamedTuple):
     pieces: Sequence[ranges.Piece] = ()
 
 
-def answer_to(request: Request, settings: Settings) -> Answer:
-    """Find what a request asks for. Raises Refused."""
+class Later(NamedTuple):
+    """An answer that takes its time; to be made once, or else a folder stays open."""
+
+    make: Callable[[], Answer]
+
+
+def answer_to(request: Request, site: Site, root: int) -> Answer | Later:
+    """Find what a request asks for.
+
+    Raises Refused where the request is malformed: the connection ends with that.
+    """
+    home = root
+    try:
+        _check_wish(request)
+        if request.method == b"OPTIONS" and request.target == b"*":
+            return Answer(204, [("Allow", ALLOW)])
+        path = parse_target(request.target)
+        if request.method == b"OPTIONS":
+            return Answer(204, [("Allow", ALLOW)])
+        if site.vhosts:
+            home = hosts.open_host(root, hosts.host_of(request, path), site.rules)
+        return _find(path, request, site, home)
+    except Refused as refused:
+        if refused.status in MALFORMED:
+            raise
+        return explain(refused, site, home)
+    finally:
+        if home != root:
+            os.close(home)
+
+
+def _check_wish(request: Request) -> None:
     if request.options(b"expect") - _EXPECTED:
         raise Refused(417, "this expectation cannot be met")
     if request.method not in _ALLOWED:
         if request.method in _KNOWN:
             raise Refused(405, "files can be read here and nothing else")
         raise Refused(501, "this method is not known here")
-    if request.method == b"OPTIONS" and request.target == b"*":
-        return Answer(204, [("Allow", ALLOW)])
-    path = parse_target(request.target)
-    if request.method == b"OPTIONS":
-        return Answer(204, [("Allow", ALLOW)])
-    if path.hidden and not settings.dotfiles:
+
+
+def explain(refused: Refused, site: Site, root: int | None = None) -> Answer:
+    """Make the page that says why a request is refused: the operator's, or ours."""
+    status = refused.status
+    fields = [*refused.fields]
+    if status == 405:  # noqa: PLR2004
+        fields.append(("Allow", ALLOW))
+    names = site.error_pages.get(status)
+    if names and root is not None and (page := _own_page(root, names, site)):
+        return Answer(
+            status,
+            [("Content-Type", media.type_of(names[-1], site.types)), *fields],
+            page,
+        )
+    page = response.page_of(status, str(refused))
+    return Answer(status, [("Content-Type", _HTML), *fields], page)
+
+
+def _own_page(root: int, names: Sequence[bytes], site: Site) -> bytes:
+    """Read an error page of the operator's; empty where there is none."""
+    try:
+        file = files.open_path(root, names, site.rules)
+    except Refused:
+        return b""
+    if file is None:
+        return b""
+    try:
+        return os.pread(file.fd, _LARGEST_PAGE, 0)
+    finally:
+        os.close(file.fd)
+
+
+def _find(path: Path, request: Request, site: Site, root: int) -> Answer | Later:
+    if path.hidden and not site.dotfiles:
         raise Refused(404, "there is no such file")
-    root, everybody = settings.root, settings.world_readable
-    file = files.open_path(root, path.names, world_readable=everybody)
+    names = path.names
+    file = files.open_path(root, names, site.rules, site.endings)
     if file is None:
         if not path.slash:
             where = path.as_directory().decode("ascii")
@@ -90,50 +140,78 @@ def answer_to(request: Request, settings: Settings) -> Answer:
             return Answer(301, fields, response.page_of(301, text))
         try:
             name, file = files.open_index(
-                root, path.names, settings.index_names, world_readable=everybody
+                root, names, site.index_names, site.rules, site.endings
             )
         except Refused as refused:
-            if refused.status != 404 or not settings.listing:  # noqa: PLR2004
+            if refused.status != 404 or not site.listing:  # noqa: PLR2004
                 raise
-            return _list(path, request, settings)
+            return _list(path, request, site, root)
+        names = (*names, name)
     elif path.slash:
         os.close(file.fd)
         raise Refused(404, "there is no such file")
-    else:
-        name = path.names[-1]
+    opened, kept = [file], None
     try:
-        answer = _answer_with(file, media.type_of(name), request, settings)
-    except BaseException:
-        os.close(file.fd)
-        raise
-    if answer.file is None:
-        os.close(file.fd)
+        best, encoding = file, ""
+        if file.siblings:
+            best, encoding = _compressed(file, names, request, site, root)
+            if best is not file:
+                opened.append(best)
+        answer = _answer_with(best, encoding, names, request, site, bool(file.siblings))
+        kept = answer.file
+    finally:
+        for one in opened:
+            if one is not kept:
+                os.close(one.fd)
     return answer
 
 
-def explain(refused: Refused) -> Answer:
-    """Make the page that says why a request is refused."""
-    fields = [("Content-Type", _HTML), *refused.fields]
-    if refused.status == 405:  # noqa: PLR2004
-        fields.append(("Allow", ALLOW))
-    return Answer(
-        refused.status, fields, response.page_of(refused.status, str(refused))
-    )
+def _compressed(
+    file: files.File,
+    names: Sequence[bytes],
+    request: Request,
+    site: Site,
+    root: int,
+) -> tuple[files.File, str]:
+    """Open the file beside this one that the peer would rather have, if there is one.
+
+    One that is older than the file is left alone: it has what the file had before.
+    """
+    accepted = request.values(b"accept-encoding")
+    for ending in coding.choose(accepted, file.siblings) if accepted else ():
+        path = [*names[:-1], names[-1] + ending]
+        try:
+            sibling = files.open_path(root, path, site.rules)
+        except Refused:
+            continue
+        if sibling is None:
+            continue
+        if sibling.mtime_ns >= file.mtime_ns:
+            return sibling, coding.NAMES[ending]
+        os.close(sibling.fd)
+    return file, ""
 
 
-def _list(path: Path, request: Request, settings: Settings) -> Answer:
+def _list(path: Path, request: Request, site: Site, root: int) -> Answer | Later:
     """Show what is in a directory."""
     status = conditional.judge(request, _NOTHING, time.time())
     if status == 304:  # noqa: PLR2004
         return Answer(304)
     if status is not None:
         raise Refused(status, "a list of files has no state to compare with")
-    entries, more = folder.read_folder(
-        settings.root,
-        path.names,
-        world_readable=settings.world_readable,
-        hidden=settings.dotfiles,
-    )
+    return Later(partial(_listed, path, site, os.dup(root)))
+
+
+def _listed(path: Path, site: Site, root: int) -> Answer:
+    """Write the page of a directory; closes `root`."""
+    try:
+        entries, more = folder.read_folder(
+            root, path.names, site.rules, hidden=site.dotfiles
+        )
+    except Refused as refused:
+        return explain(refused, site, root)
+    finally:
+        os.close(root)
     order = listing.parse_order(path.query)
     page = listing.page_of(path.names, entries, order, more=more)
     fields = [("Content-Type", _HTML), ("Content-Security-Policy", listing.POLICY)]
@@ -141,21 +219,31 @@ def _list(path: Path, request: Request, settings: Settings) -> Answer:
 
 
 def _answer_with(
-    file: files.File, kind: str, request: Request, settings: Settings
+    file: files.File,
+    encoding: str,
+    names: Sequence[bytes],
+    request: Request,
+    site: Site,
+    varies: bool,  # noqa: FBT001
 ) -> Answer:
     """Send a file, a part of it, or word that the peer needs none of it."""
     now = time.time()
     there = conditional.validators_of(file.mtime_ns, file.size, file.inode, now)
     state = [("ETag", there.tag)]
-    if settings.cache_control:
-        state.append(("Cache-Control", settings.cache_control))
+    if control := site.cache_control.of(names):
+        state.append(("Cache-Control", control))
+    if varies:
+        state.append(_VARY)
     status = conditional.judge(request, there, now)
     if status == 304:  # noqa: PLR2004
         # What RFC 9110 15.4.5 asks for, and no more: the peer has the rest.
         return Answer(304, state)
     if status is not None:
         raise Refused(status, "the file is not in the state that was asked for")
+    kind = media.type_of(names[-1], site.types)
     fields = [("Content-Type", kind), ("Accept-Ranges", "bytes"), *state]
+    if encoding:
+        fields.append(("Content-Encoding", encoding))
     if there.modified is not None:
         fields.append(("Last-Modified", response.date_of(there.modified)))
     # 14.2: Range is for GET alone, and comes after every other condition.

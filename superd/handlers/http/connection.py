@@ -8,188 +8,209 @@ they come and go is not its business.
 
 from __future__ import annotations
 
-import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from superd.handlers import exits, stdio
-from superd.handlers.conversation import Linger, Read, SendAtOnce, SendFile, Write
-from superd.handlers.http import response
-from superd.handlers.http.answer import Answer, Settings, answer_to, explain
-from superd.handlers.http.part import SendPart
+from superd.handlers.conversation import Linger, Read, SendAtOnce
+from superd.handlers.http.accesslog import Entry
+from superd.handlers.http.answer import Answer, Later, answer_to, explain
+from superd.handlers.http.body import drop_body
+from superd.handlers.http.credentials import credentials_of
 from superd.handlers.http.refusal import MALFORMED, Refused
 from superd.handlers.http.request import HeadReader, Request, parse_head
+from superd.handlers.http.sending import send
+from superd.handlers.threads import apart
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from superd.handlers.conversation import Conversation, Step
-    from superd.handlers.http.files import File
+    from superd.handlers.http.site import Site
 
-_SMALL: Final = 16384
-"""A file up to here goes out with its head in one packet or two; more by sendfile."""
-_WITHOUT_BODY: Final = frozenset({204, 304})
-"""No Content-Length either (RFC 9110 8.6)."""
-_SEND_TIME: Final = 30.0
-_SLOWEST: Final = 1024
-"""Bytes a second: a peer that reads more slowly holds a process for nothing."""
+_GLIMPSE: Final = 256
+"""Bytes of a request that could not be read, for the log."""
 
 
-def converse(settings: Settings) -> Conversation:
-    """Answer until one side wants no more; returns the exit code."""
-    reader = HeadReader()
-    most, extra = settings.max_requests, settings.headers
+def converse(site: Site, root: int, peer: Callable[[], str] = str) -> Conversation:
+    """Answer until one side wants no more; returns the exit code.
+
+    `root` is a descriptor of the folder, `peer` tells the address for the log.
+    """
+    connection = _Connection(site, root, peer)
+    most = site.bounds.requests
     for number in range(1, most + 1):
         if number == 2:  # noqa: PLR2004
             # One answer leaves at once anyhow. Of two, Nagle's algorithm would hold the
             # second back until the first is acknowledged, which a peer that waits puts
             # off for 40 ms (RFC 1122 4.2.3.2, 4.2.3.4).
             yield SendAtOnce()
-        try:
-            request = yield from _read_request(reader, settings, first=number == 1)
-        except Refused as refused:
-            return (yield from _refuse(refused, extra))
-        except exits.TooSlow:
-            yield from _refuse(Refused(408, "no request in time"), extra)
-            raise
-        if request is None:
-            return exits.OK
-        bare = request.method == b"HEAD"
-        # A body is not read: where it ends, the next request would begin.
-        keep = number < most and request.keep_alive and not request.body
-        try:
-            answer = answer_to(request, settings)
-        except Refused as refused:
-            if refused.status in MALFORMED:
-                return (yield from _refuse(refused, extra, bare=bare))
-            answer = explain(refused)
-        except Exception:
-            wrong = Refused(500, "something is wrong here")
-            yield from _refuse(wrong, extra, bare=bare)
-            raise
-        minor = request.minor
-        whole = yield from _send(answer, extra, keep=keep, minor=minor, bare=bare)
-        if not (keep and whole):
-            # RFC 9112 9.6: a server that closes first does so in two steps.
-            yield Linger()
-            return exits.OK
+        code = yield from connection.serve_one(first=number == 1, last=number == most)
+        if code is not None:
+            return code
     return exits.OK
 
 
-def _read_request(
-    reader: HeadReader, settings: Settings, *, first: bool
-) -> Generator[Step, Any, Request | None]:
-    """Read the next head; None if the peer has no further request.
+class _Connection:
+    """What the requests of a connection share."""
 
-    The time for a head runs from the moment the peer may begin, for the first one, or
-    has begun; it is the time of the whole head, not of a byte.
-    """
-    if not first and not reader.pending:
-        idle = time.monotonic() + settings.idle_timeout
+    __slots__ = (
+        "_began",
+        "_line",
+        "_peer",
+        "_reader",
+        "_request",
+        "_root",
+        "_site",
+        "_user",
+    )
+
+    def __init__(self, site: Site, root: int, peer: Callable[[], str]) -> None:
+        self._site = site
+        self._root = root
+        self._peer = peer
+        self._reader = HeadReader(site.bounds.head)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._began = 0.0
+        self._line = self._user = b""
+        self._request: Request | None = None
+
+    def serve_one(self, *, first: bool, last: bool) -> Generator[Step, Any, int | None]:
+        """Serve a request; returns the exit code where it is the last."""
+        self._forget()
         try:
-            data = yield Read(stdio.CHUNK, idle, "its next request")
+            request = yield from self._read_request(first=first)
+            if request is None:
+                return exits.OK
+            keep = request.keep_alive and not last
+            if request.length != 0:
+                keep = (yield from self._drop_body(request)) and keep
+            answer = yield from self._answer(request)
+        except Refused as refused:
+            return (yield from self._refuse(refused))
         except exits.TooSlow:
+            yield from self._refuse(Refused(408, "no request in time"))
+            raise
+        except Exception:
+            yield from self._refuse(Refused(500, "something is wrong here"))
+            raise
+        whole = yield from self._send(answer, keep=keep)
+        if keep and whole:
             return None
-        if not data:
-            return None
-        reader.feed(data)
-    deadline = time.monotonic() + settings.head_timeout
-    while (head := reader.next_head()) is None:
-        data = yield Read(stdio.CHUNK, deadline, "its request")
-        if not data:
-            if reader.pending:
-                raise Refused(400, "the request ends in the middle")
-            return None
-        reader.feed(data)
-    return parse_head(head)
-
-
-def _refuse(
-    refused: Refused, extra: Sequence[str], *, bare: bool = False
-) -> Generator[Step, Any, int]:
-    """Say why, end the connection; returns the exit code."""
-    yield from _send(explain(refused), extra, keep=False, minor=1, bare=bare)
-    yield Linger()
-    if refused.status not in MALFORMED:
+        # RFC 9112 9.6: a server that closes first does so in two steps.
+        yield Linger()
         return exits.OK
-    stdio.log(f"httpd: {refused.status}: {refused}")
-    return exits.PEER
 
-
-def _send(
-    answer: Answer, extra: Sequence[str], *, keep: bool, minor: int, bare: bool
-) -> Generator[Step, Any, bool]:
-    """Send head and body; False if the body came out shorter than announced."""
-    file = answer.file
-    try:
-        body, size = answer.page, _size_of(answer)
-        whole = True
-        if file is not None and size <= _SMALL:
-            body, file = _read_body(answer, file), None
-            if answer.pieces:
-                whole = _is_whole(len(body), size)
-            else:
-                size = len(body)
-        fields = answer.fields
-        if answer.status not in _WITHOUT_BODY:
-            fields = [*fields, ("Content-Length", str(size))]
-        head = response.head_of(
-            answer.status, fields, now=time.time(), keep=keep, minor=minor, extra=extra
-        )
-        deadline = time.monotonic() + _SEND_TIME + size / _SLOWEST
-        if file is None or bare:
-            message = head if bare else head + body
-            yield Write(message, deadline, "the answer")
-            return whole
-        yield SendAtOnce()
-        if answer.pieces:
-            return (yield from _send_pieces(answer, file.fd, head, deadline))
-        yield Write(head, deadline, "the answer", more=True)
-        sent: int = yield SendFile(file.fd, file.size, deadline, "the file")
-        return _is_whole(sent, file.size)
-    finally:
-        if answer.file is not None:
-            os.close(answer.file.fd)
-
-
-def _send_pieces(
-    answer: Answer, fd: int, head: bytes, deadline: float
-) -> Generator[Step, Any, bool]:
-    """Send the pieces of a file, the head of the answer before the first."""
-    for piece in answer.pieces:
-        before = head + piece.head
-        head = b""
-        yield Write(before, deadline, "the answer", more=True)
-        sent: int = yield SendPart(fd, piece.start, piece.size, deadline, "the file")
-        if not _is_whole(sent, piece.size):
+    def _drop_body(self, request: Request) -> Generator[Step, Any, bool]:
+        """Read the body away; False where nobody knows whether it comes."""
+        if request.minor and b"100-continue" in request.options(b"expect"):
+            # An answer instead of 100: the body may come or not (RFC 9110 10.1.1).
             return False
-    if answer.page:
-        yield Write(answer.page, deadline, "the answer")
-    return True
+        site = self._site
+        yield from drop_body(
+            request, self._reader, site.bounds.body, site.timeouts.body
+        )
+        return True
 
+    def _refuse(self, refused: Refused) -> Generator[Step, Any, int]:
+        """Say why, end the connection; returns the exit code."""
+        yield from self._send(explain(refused, self._site), keep=False)
+        yield Linger()
+        if refused.status not in MALFORMED:
+            return exits.OK
+        detail = f" ({refused.detail})" if refused.detail else ""
+        stdio.log(f"httpd: {refused.status}: {refused}{detail}")
+        return exits.PEER
 
-def _is_whole(sent: int, size: int) -> bool:
-    if sent < size:
-        # No padding: the end of the connection tells the peer that it is cut.
-        stdio.log(f"httpd: a file shrank from {size} to {sent} bytes")
-    return sent == size
+    def _read_request(self, *, first: bool) -> Generator[Step, Any, Request | None]:
+        """Read the next head; None if the peer has no further request.
 
+        The time for a head runs from the moment the peer may begin, for the first one, or
+        has begun; it is the time of the whole head, not of a byte.
+        """
+        reader, timeouts = self._reader, self._site.timeouts
+        if not first and not reader.pending:
+            idle = time.monotonic() + timeouts.idle
+            try:
+                data = yield Read(stdio.CHUNK, idle, "its next request")
+            except exits.TooSlow:
+                return None
+            if not data:
+                return None
+            reader.feed(data)
+        self._began = time.monotonic()
+        try:
+            head = yield from self._read_head(self._began + timeouts.head)
+        except (Refused, exits.TooSlow):
+            self._line = reader.take()[:_GLIMPSE].partition(b"\n")[0].rstrip(b"\r")
+            raise
+        if head is None:
+            return None
+        self._line = head.partition(b"\r\n")[0]
+        self._request = parse_head(head, self._site.bounds.head)
+        return self._request
 
-def _size_of(answer: Answer) -> int:
-    if answer.file is None:
-        return len(answer.page)
-    if not answer.pieces:
-        return answer.file.size
-    parts = sum(len(piece.head) + piece.size for piece in answer.pieces)
-    return parts + len(answer.page)
+    def _read_head(self, deadline: float) -> Generator[Step, Any, bytes | None]:
+        reader = self._reader
+        while (head := reader.next_head()) is None:
+            data = yield Read(stdio.CHUNK, deadline, "its request")
+            if data:
+                reader.feed(data)
+            elif reader.pending:
+                raise Refused(400, "the request ends in the middle")
+            else:
+                return None
+        return head
 
+    def _answer(self, request: Request) -> Generator[Step, Any, Answer]:
+        try:
+            if self._site.passwords is not None:
+                yield from self._authenticate(request)
+        except Refused as refused:
+            return explain(refused, self._site)
+        found = answer_to(request, self._site, self._root)
+        if isinstance(found, Later):
+            found = yield apart(found.make)
+        return found
 
-def _read_body(answer: Answer, file: File) -> bytes:
-    """Put a small body together."""
-    if not answer.pieces:
-        return os.pread(file.fd, file.size, 0)
-    parts = []
-    for piece in answer.pieces:
-        parts += [piece.head, os.pread(file.fd, piece.size, piece.start)]
-    return b"".join([*parts, answer.page])
+    def _authenticate(self, request: Request) -> Generator[Step, Any, None]:
+        """Find out who asks. Raises Refused."""
+        passwords = self._site.passwords
+        who = credentials_of(request)
+        if passwords is None or who is None:
+            good = False
+        else:
+            good = passwords.knows(who) or (yield apart(partial(passwords.check, who)))
+        if not good or who is None:
+            challenge = passwords.challenge if passwords else ""
+            raise Refused(401, "who are you?", (("WWW-Authenticate", challenge),))
+        self._user = who.user
+
+    def _send(self, answer: Answer, *, keep: bool) -> Generator[Step, Any, bool]:
+        """Send an answer, note it in the log; False if it came out too short."""
+        request, site = self._request, self._site
+        minor = request.minor if request else 1
+        bare = request is not None and request.method == b"HEAD"
+        whole = False
+        size = 0
+        try:
+            size, whole = yield from send(
+                answer, site, keep=keep, minor=minor, bare=bare
+            )
+        finally:
+            if site.log is not None:
+                self._note(site.log.write, answer.status, size)
+        return whole
+
+    def _note(
+        self, write: Callable[[Entry, float], None], status: int, size: int
+    ) -> None:
+        seconds = time.monotonic() - self._began if self._began else 0.0
+        entry = Entry(
+            self._peer(), self._user, self._line, self._request, status, size, seconds
+        )
+        write(entry, time.time())

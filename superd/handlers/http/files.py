@@ -24,17 +24,30 @@ from superd.handlers.http.target import MOST_NAMES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+NEVER, OWNER, INSIDE = "never", "owner", "inside"
+"""Which symbolic links are followed: none, those whose owner has what they lead to, or
+all; and none that leads out of the root, or is absolute."""
 MOST_LINKS: Final = 40
 """Symbolic links followed for one path: Linux's own limit."""
 _DEEPEST: Final = 2 * MOST_NAMES
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LISTED: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _MISSING: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 )
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM})
+
+
+class Rules(NamedTuple):
+    """What may be served, besides that it is a regular file below the root."""
+
+    world_readable: bool = True
+    """Only what every user of this machine may read, whoever we are (publicfile's
+    rule): the file, and to pass through its directories."""
+    links: str = INSIDE
 
 
 class File(NamedTuple):
@@ -44,19 +57,17 @@ class File(NamedTuple):
     size: int
     mtime_ns: int
     inode: int
+    siblings: Sequence[bytes] = ()
+    """Of the endings that were asked for, those that files beside this one have."""
 
 
 def open_path(
-    root: int, names: Sequence[bytes], *, world_readable: bool
+    root: int, names: Sequence[bytes], rules: Rules, endings: Sequence[bytes] = ()
 ) -> File | None:
-    """Open the file of this path; None if it is a directory. Raises Refused.
-
-    `world_readable`: serve only what every user of this machine may read, whoever we
-    are (publicfile's rule).
-    """
+    """Open the file of this path; None if it is a directory. Raises Refused."""
     stack: list[int] = []
     try:
-        return _walk(root, names, stack, world_readable)
+        return _walk(root, names, stack, rules, endings)
     except OSError as error:
         raise _refusal_of(error) from None
     finally:
@@ -65,7 +76,11 @@ def open_path(
 
 
 def open_index(
-    root: int, names: Sequence[bytes], index: Iterable[bytes], *, world_readable: bool
+    root: int,
+    names: Sequence[bytes],
+    index: Iterable[bytes],
+    rules: Rules,
+    endings: Sequence[bytes] = (),
 ) -> tuple[bytes, File]:
     """Open the first index file that a directory has; returns its name too.
 
@@ -74,7 +89,7 @@ def open_index(
     """
     for name in index:
         try:
-            file = open_path(root, [*names, name], world_readable=world_readable)
+            file = open_path(root, [*names, name], rules, endings)
         except Refused as refused:
             if refused.status != 404:  # noqa: PLR2004
                 raise
@@ -84,20 +99,24 @@ def open_index(
     raise Refused(404, "there is no such file")
 
 
-def open_directory(root: int, names: Sequence[bytes], *, world_readable: bool) -> int:
-    """Open a directory to list it; returns its descriptor. Raises Refused.
+def open_directory(
+    root: int, names: Sequence[bytes], rules: Rules, *, listed: bool = True
+) -> int:
+    """Open a directory, to list it or as a root; returns its descriptor.
 
-    `world_readable` asks that every user may list it, which is more than pass through.
+    Raises Refused. `world_readable` asks that every user may list it, where it is to be
+    listed, which is more than pass through.
     """
     stack: list[int] = []
     try:
-        file = _walk(root, names, stack, world_readable)
+        file = _walk(root, names, stack, rules, ())
         if file is not None:
             os.close(file.fd)
             raise Refused(404, "there is no such file")
-        fd = os.open(b".", _LISTED, dir_fd=stack[-1] if stack else root)
+        how = _LISTED if listed else _DIRECTORY
+        fd = os.open(b".", how, dir_fd=stack[-1] if stack else root)
         try:
-            if world_readable:
+            if listed and rules.world_readable:
                 _check_mode(os.fstat(fd), stat.S_IROTH)
         except BaseException:
             os.close(fd)
@@ -115,14 +134,22 @@ def _walk(
     root: int,
     names: Sequence[bytes],
     stack: list[int],
-    world_readable: bool,  # noqa: FBT001
+    rules: Rules,
+    endings: Sequence[bytes],
 ) -> File | None:
-    """Go down name by name; `stack` holds the open directories below the root."""
-    ahead = list(reversed(names))
+    """Go down name by name; `stack` holds the open directories below the root.
+
+    Among the names ahead may be the owner of a link, where what it led to begins.
+    """
+    ahead: list[bytes | int] = list(reversed(names))
     links = 0
+    itself = True  # the last name is the file's own, and not that of a link to it
     while ahead:
         name = ahead.pop()
         here = stack[-1] if stack else root
+        if isinstance(name, int):
+            _check_owner(os.fstat(here), name)
+            continue
         if name in (b"", b"."):
             continue
         if name == b"..":
@@ -134,37 +161,74 @@ def _walk(
         kind = info.st_mode
         if stat.S_ISLNK(kind):
             links += 1
-            target = os.readlink(name, dir_fd=here)
-            if links > MOST_LINKS or target.startswith(b"/"):
-                # An absolute link may lead back inside, but says nothing of our root.
+            if links > MOST_LINKS or rules.links == NEVER:
                 raise Refused(404, "there is no such file")
+            owner, target = _read_link(name, here)
+            itself = itself and any(isinstance(one, bytes) for one in ahead)
+            if rules.links == OWNER:
+                ahead.append(owner)
             ahead.extend(reversed(target.split(b"/")))
         elif stat.S_ISDIR(kind):
             if len(stack) >= _DEEPEST:
                 raise Refused(404, "there is no such file")
             stack.append(os.open(name, _DIRECTORY, dir_fd=here))
-            if world_readable:
+            if rules.world_readable:
                 _check_mode(os.fstat(stack[-1]), stat.S_IXOTH)
-        elif ahead:
-            raise Refused(404, "there is no such file")
         else:
+            owners = [one for one in ahead if isinstance(one, int)]
+            if len(owners) < len(ahead):
+                raise Refused(404, "there is no such file")
             _check_kind(info)
-            return _open_file(name, here, world_readable)
+            siblings = [
+                one for one in endings if itself and _is_there(name + one, here)
+            ]
+            return _open_file(name, here, rules, owners, siblings)
     return None
 
 
-def _open_file(name: bytes, here: int, world_readable: bool) -> File:  # noqa: FBT001
+def _read_link(name: bytes, here: int) -> tuple[int, bytes]:
+    """Return a link's owner and where it leads: of the same link, whoever renames."""
+    fd = os.open(name, _LINK, dir_fd=here)
+    try:
+        target = os.readlink(b"", dir_fd=fd)
+        if target.startswith(b"/"):
+            # An absolute link may lead back inside, but says nothing of our root.
+            raise Refused(404, "there is no such file")
+        return os.fstat(fd).st_uid, target
+    finally:
+        os.close(fd)
+
+
+def _is_there(name: bytes, here: int) -> bool:
+    """Tell whether a name exists, without the exception of a stat."""
+    return os.access(name, os.F_OK, dir_fd=here, follow_symlinks=False)
+
+
+def _open_file(
+    name: bytes,
+    here: int,
+    rules: Rules,
+    owners: Iterable[int],
+    siblings: Sequence[bytes],
+) -> File:
     fd = os.open(name, _FILE, dir_fd=here)
     try:
         info = os.fstat(fd)
         # Looked at again: between stat and open the name may have changed its meaning.
         _check_kind(info)
-        if world_readable:
+        if rules.world_readable:
             _check_mode(info, stat.S_IROTH)
+        for owner in owners:
+            _check_owner(info, owner)
     except BaseException:
         os.close(fd)
         raise
-    return File(fd, info.st_size, info.st_mtime_ns, info.st_ino)
+    return File(fd, info.st_size, info.st_mtime_ns, info.st_ino, siblings)
+
+
+def _check_owner(info: os.stat_result, owner: int) -> None:
+    if info.st_uid != owner:
+        raise Refused(404, "there is no such file")
 
 
 def _refusal_of(error: OSError) -> Exception:

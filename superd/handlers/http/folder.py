@@ -33,10 +33,10 @@ class Entry(NamedTuple):
 
 
 def read_folder(
-    root: int, names: Sequence[bytes], *, world_readable: bool, hidden: bool
+    root: int, names: Sequence[bytes], rules: files.Rules, *, hidden: bool
 ) -> tuple[list[Entry], bool]:
     """List a directory in no order; True if it has more. Raises Refused."""
-    fd = files.open_directory(root, names, world_readable=world_readable)
+    fd = files.open_directory(root, names, rules)
     found: list[Entry] = []
     try:
         seen = 0
@@ -52,9 +52,9 @@ def read_folder(
                 if info is None:
                     continue
                 if stat.S_ISLNK(info.st_mode):
-                    entry = _follow(root, [*names, name], info, world_readable)
+                    entry = _follow(root, [*names, name], info, rules)
                 else:
-                    entry = _describe(fd, name, info, world_readable)
+                    entry = _describe(fd, name, info, rules.world_readable)
                 if entry is not None:
                     found.append(entry)
     finally:
@@ -92,11 +92,11 @@ def _follow(
     root: int,
     names: list[bytes],
     info: os.stat_result,
-    everybody: bool,  # noqa: FBT001
+    rules: files.Rules,
 ) -> Entry | None:
     """Describe what a link leads to, found the way that a request would find it."""
     try:
-        file = files.open_path(root, names, world_readable=everybody)
+        file = files.open_path(root, names, rules)
     except Refused:
         return None
     if file is None:

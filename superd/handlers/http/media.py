@@ -7,11 +7,15 @@ and costs an import of urllib.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 OTHER: Final = "application/octet-stream"
+_LARGEST: Final = 1 << 20
 
-_TYPES: Final = {
+TYPES: Final = {
     "html": "text/html",
     "htm": "text/html",
     "xhtml": "application/xhtml+xml",
@@ -77,9 +81,42 @@ _TYPES: Final = {
 }
 
 
-def type_of(name: bytes) -> str:
+def type_of(name: bytes, types: Mapping[str, str] = TYPES) -> str:
     """Return the Content-Type of a file of this name."""
     _, dot, suffix = name.rpartition(b".")
-    kind = _TYPES.get(suffix.decode("latin-1").lower(), OTHER) if dot else OTHER
+    kind = types.get(suffix.decode("latin-1").lower(), OTHER) if dot else OTHER
     # Text without a charset is guessed at, and a guess can be made to run (RFC 2854 4).
     return kind + "; charset=utf-8" if kind.startswith("text/") else kind
+
+
+def read_types(path: str) -> dict[str, str]:
+    """Read a file in the form of /etc/mime.types: it adds to the table, and wins.
+
+    Raises OSError, and ValueError for a line that is not `type/subtype suffix...`.
+    """
+    with open(path, "rb") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError("more than 1 MiB; no table of types is")
+    types = dict(TYPES)
+    for number, line in enumerate(text.decode("latin-1").splitlines(), 1):
+        kind, *suffixes = line.partition("#")[0].split() or [""]
+        if not kind:
+            continue
+        main, slash, sub = kind.partition("/")
+        if not (slash and _is_plain(main) and _is_plain(sub)):
+            raise ValueError(f"line {number}: {kind[:40]!r} is no type")
+        types |= {suffix.lstrip(".").lower(): kind for suffix in suffixes}
+    return types
+
+
+def _is_plain(word: str) -> bool:
+    """Tell whether this is a name of RFC 6838 4.2."""
+    return (
+        word.isascii()
+        and word.replace(".", "")
+        .replace("-", "")
+        .replace("+", "")
+        .replace("_", "")
+        .isalnum()
+    )

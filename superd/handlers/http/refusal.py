@@ -12,9 +12,14 @@ class Refused(Exception):  # noqa: N818  a plain answer, not an error of ours
     """The request gets this status; nothing of it reaches the files."""
 
     def __init__(
-        self, status: int, problem: str, fields: tuple[tuple[str, str], ...] = ()
+        self,
+        status: int,
+        problem: str,
+        fields: tuple[tuple[str, str], ...] = (),
+        detail: str = "",
     ) -> None:
+        """Take the status and its reason; `detail` is for the log alone."""
         super().__init__(problem)
         self.status = status
         self.fields = fields
-        self.problem = problem
+        self.detail = detail

@@ -1,48 +1,58 @@
 """Read the head of a request strictly (RFC 9112).
 
 The rule of the file: what two readers could read differently is refused, not guessed;
-that is how requests are smuggled. Wire numbers are digits and nothing else: int() takes
-`+5`, `1_0` and the digits of every script.
+that is how requests are smuggled. Fields are parsed by llhttp (httptools), the parser of
+Node.js. What it leaves to us is here: where a head ends, its limits, its request line (it
+would take two spaces, HTTP/0.9 and RTSP), exactly one Host, and which codings we know.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from superd.handlers.http.refusal import Refused
 
-LONGEST_LINE: Final = 8192
-"""Bytes of a request line: RFC 9112 3 recommends at least 8000."""
-LONGEST_HEAD: Final = 32768
-MOST_FIELDS: Final = 100
+if TYPE_CHECKING:
+    Fields = dict[bytes, list[bytes]]
 
 _ALNUM = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _TOKEN: Final = _ALNUM + b"!#$%&'*+-.^_`|~"
 _DIGITS: Final = b"0123456789"
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _VALUE: Final = b"\t " + _VISIBLE + bytes(range(0x80, 0x100))
+_VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _VERSION: Final = 8
-_LONGEST_LENGTH: Final = 18
-"""Digits of a Content-Length: an exabyte; more is an attack on somebody's integers."""
+_NOTHING: Final[list[bytes]] = []
+
+
+class Limits(NamedTuple):
+    """What a head may be at most."""
+
+    line: int = 8192
+    """Bytes of a request line: RFC 9112 3 recommends at least 8000."""
+    head: int = 32768
+    fields: int = 100
 
 
 class Request(NamedTuple):
-    """One head. Field names are lower case, in the order they came."""
+    """One head. Field names are lower case."""
 
     method: bytes
     target: bytes
     minor: int
-    fields: tuple[tuple[bytes, bytes], ...]
-    body: bool
-    """A body follows (or may): Content-Length is not 0, or the coding is chunked."""
+    fields: Fields
+    length: int | None
+    """Bytes of the body that follows; None: it is chunked."""
 
     def values(self, name: bytes) -> list[bytes]:
-        """Return every value of a field."""
-        return [value for key, value in self.fields if key == name]
+        """Return every value of a field, in the order they came."""
+        return self.fields.get(name, _NOTHING)
 
     def options(self, name: bytes) -> set[bytes]:
         """Return the members of a comma-separated field, in lower case."""
-        values = self.values(name)
+        values = self.fields.get(name)
         if not values:
             return set()
         joined = b",".join(values).lower()
@@ -60,9 +70,10 @@ class Request(NamedTuple):
 class HeadReader:
     """Collects bytes until a head is whole; keeps what follows it."""
 
-    __slots__ = ("_buffer", "_fresh", "_line_end", "_seen")
+    __slots__ = ("_buffer", "_fresh", "_limits", "_line_end", "_seen")
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._buffer = bytearray()
         self._begin()
 
@@ -80,6 +91,12 @@ class HeadReader:
         """Bytes of a further request have come."""
         return bool(self._buffer)
 
+    def take(self) -> bytes:
+        """Take out all that has come, where it is no head but a body."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
     def next_head(self) -> bytes | None:
         """Take the next head out, without its empty line; None: more bytes needed.
 
@@ -88,6 +105,8 @@ class HeadReader:
         changes nothing.
         """
         buffer = self._buffer
+        if not self._seen and (head := self._whole_head()) is not None:
+            return head
         if self._fresh and buffer.startswith(b"\r\n"):
             # RFC 9112 2.2: ignore one empty line before a request.
             del buffer[:2]
@@ -108,23 +127,64 @@ class HeadReader:
         self._check_limits(len(buffer) - 1)
         return None
 
+    def _whole_head(self) -> bytes | None:
+        """Take the next head out if it is here as a whole and there is nothing to say.
+
+        What it gives is what going line by line would give.
+        """
+        buffer = self._buffer
+        end = buffer.find(b"\r\n\r\n")
+        if (
+            end <= 0
+            or end + 2 > self._limits.head
+            or buffer.find(b"\r\n", 0, end + 2) > self._limits.line
+        ):
+            return None
+        head = bytes(buffer[:end])
+        if head.startswith(b"\r\n") or head.count(b"\n") != head.count(b"\r\n"):
+            return None
+        del buffer[: end + 4]
+        self._begin()
+        return head
+
     def _check_limits(self, length: int) -> None:
-        if not self._line_end and length > LONGEST_LINE:
+        if not self._line_end and length > self._limits.line:
             raise Refused(414, "the request line is too long")
-        if length > LONGEST_HEAD:
+        if length > self._limits.head:
             raise Refused(431, "the header section is too long")
 
 
-def parse_head(head: bytes) -> Request:
+class _Fields:
+    """What llhttp tells of them; names become lower case."""
+
+    __slots__ = ("found", "whole")
+
+    def __init__(self) -> None:
+        self.found: Fields = {}
+        self.whole = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field line."""
+        self.found.setdefault(name.lower(), []).append(value.strip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        """Take the empty line."""
+        self.whole = True
+
+
+def parse_head(head: bytes, limits: Limits) -> Request:
     """Read a head, the empty line already taken off. Raises Refused."""
-    lines = head.split(b"\r\n")
-    method, target, minor = _parse_line(lines[0])
-    if len(lines) - 1 > MOST_FIELDS:
-        raise Refused(431, f"more than {MOST_FIELDS} header fields")
-    fields = tuple(_parse_field(line) for line in lines[1:])
-    request = Request(method, target, minor, fields, body=False)
-    _check_host(request)
-    return request._replace(body=_has_body(request))
+    line, _, rest = head.partition(b"\r\n")
+    method, target, minor = _parse_line(line)
+    if rest.count(b"\n") >= limits.fields:
+        raise Refused(431, f"more than {limits.fields} header fields")
+    fields = _parse_fields(rest, minor)
+    hosts = fields.get(b"host", _NOTHING)
+    if len(hosts) > 1 or (minor and not hosts):
+        raise Refused(400, "exactly one Host field is needed")
+    if hosts and not is_host(hosts[0]):
+        raise Refused(400, "the Host field names no host")
+    return Request(method, target, minor, fields, _length_of(fields, minor))
 
 
 def _parse_line(line: bytes) -> tuple[bytes, bytes, int]:
@@ -136,6 +196,9 @@ def _parse_line(line: bytes) -> tuple[bytes, bytes, int]:
         raise Refused(400, "the method is no token")
     if not _only(target, _VISIBLE):
         raise Refused(400, "bytes in the target that have to be escaped")
+    minor = _VERSIONS.get(version)
+    if minor is not None:
+        return method, target, minor
     if (
         len(version) != _VERSION
         or not version.startswith(b"HTTP/")
@@ -146,26 +209,36 @@ def _parse_line(line: bytes) -> tuple[bytes, bytes, int]:
     if version[5:6] != b"1":
         raise Refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     # RFC 9110 2.5: a higher minor version is read as the highest we know.
-    return method, target, min(version[7] - 0x30, 1)
+    return method, target, 1
 
 
-def _parse_field(line: bytes) -> tuple[bytes, bytes]:
-    name, colon, value = line.partition(b":")
-    # A name that is a token has no space before the colon (RFC 9112 5.1) and none in
-    # front, which would be a continuation line (obs-fold, 5.2).
-    if not colon or not _only(name, _TOKEN):
-        raise Refused(400, "a header field is not NAME: VALUE")
-    if value.translate(None, _VALUE):
-        raise Refused(400, "control bytes in a header field")
-    return name.lower(), value.strip(b" \t")
+def _parse_fields(text: bytes, minor: int) -> Fields:
+    """Have llhttp read the field lines."""
+    fields = _Fields()
+    # A line of our own: the peer's is read, and a CONNECT or an Upgrade would change
+    # what llhttp expects behind the head.
+    line = b"POST / HTTP/1.1\r\n" if minor else b"POST / HTTP/1.0\r\n"
+    problem = "no end"
+    try:
+        HttpRequestParser(fields).feed_data(
+            line + text + b"\r\n\r\n" if text else line + b"\r\n"
+        )
+    except HttpParserUpgrade:
+        pass  # an offer that is not taken up (RFC 9110 7.8)
+    except HttpParserError as error:
+        fields.whole = False
+        problem = str(error)
+    if not fields.whole:
+        _refuse_unknown_coding(fields.found)
+        raise Refused(400, "the header fields are malformed", detail=problem)
+    return fields.found
 
 
-def _check_host(request: Request) -> None:
-    hosts = request.values(b"host")
-    if len(hosts) > 1 or (request.minor >= 1 and not hosts):
-        raise Refused(400, "exactly one Host field is needed")
-    if hosts and not is_host(hosts[0]):
-        raise Refused(400, "the Host field names no host")
+def _refuse_unknown_coding(fields: Fields) -> None:
+    """501 for a coding that we do not know (RFC 9112 6.1), whatever else is wrong."""
+    coding = b",".join(fields.get(b"transfer-encoding", _NOTHING)).lower()
+    if coding and b"chunked" not in coding:
+        raise Refused(501, "a transfer coding that is not known here")
 
 
 def is_host(text: bytes) -> bool:
@@ -194,28 +267,23 @@ def is_value(text: bytes) -> bool:
     return not text.translate(None, _VALUE)
 
 
-def _has_body(request: Request) -> bool:
-    lengths = request.values(b"content-length")
-    codings = request.values(b"transfer-encoding")
+def _length_of(fields: Fields, minor: int) -> int | None:
+    """Tell how long the body is; None if it is chunked (RFC 9112 6.3)."""
+    codings = fields.get(b"transfer-encoding")
+    lengths = fields.get(b"content-length")
     if codings:
         if lengths:
             raise Refused(400, "Content-Length and Transfer-Encoding together")
-        if request.minor < 1:
+        if not minor:
             raise Refused(400, "Transfer-Encoding in HTTP/1.0")
-        coding = b",".join(codings).strip(b" \t").lower()
-        if coding != b"chunked":
-            chunked = coding.split(b",").count(b"chunked")
-            if chunked or not coding:
-                raise Refused(400, "Transfer-Encoding other than one chunked")
-            raise Refused(501, "a transfer coding that is not known here")
-        return True
+        if b",".join(codings).lower() != b"chunked":
+            _refuse_unknown_coding(fields)
+            raise Refused(400, "Transfer-Encoding other than one chunked")
+        return None
     if not lengths:
-        return False
-    if len(lengths) > 1:
-        raise Refused(400, "more than one Content-Length")
-    if not _only(lengths[0], _DIGITS) or len(lengths[0]) > _LONGEST_LENGTH:
-        raise Refused(400, "the Content-Length is no number")
-    return int(lengths[0]) > 0
+        return 0
+    # llhttp has seen to it: one length, of digits only, below 2**64.
+    return int(lengths[0])
 
 
 def _only(text: bytes, allowed: bytes) -> bool:

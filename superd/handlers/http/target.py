@@ -29,6 +29,8 @@ class Path(NamedTuple):
     slash: bool
     """It ends in a slash: a directory is meant."""
     query: bytes
+    host: bytes = b""
+    """The authority of a target in absolute form."""
 
     @property
     def hidden(self) -> bool:
@@ -50,7 +52,8 @@ def parse_target(target: bytes) -> Path:
     """Read an origin-form or absolute-form target. Raises Refused."""
     if b"#" in target:
         raise Refused(400, "a fragment has no place in a request")
-    path, _, query = _origin(target).partition(b"?")
+    host, rest = _origin(target)
+    path, _, query = rest.partition(b"?")
     names: list[bytes] = []
     segments = path.split(b"/")[1:]
     last = b""
@@ -64,13 +67,13 @@ def parse_target(target: bytes) -> Path:
             names.append(last)
     if len(names) > MOST_NAMES:
         raise Refused(404, "the path is too deep")
-    return Path(tuple(names), last in (b"", b".", b".."), query)
+    return Path(tuple(names), last in (b"", b".", b".."), query, host)
 
 
-def _origin(target: bytes) -> bytes:
-    """Take the path and query out of either form (RFC 9112 3.2.1, 3.2.2)."""
+def _origin(target: bytes) -> tuple[bytes, bytes]:
+    """Take the host, and the path and query, out of either form (9112 3.2.1, 3.2.2)."""
     if target.startswith(b"/"):
-        return target
+        return b"", target
     scheme, separator, rest = target.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):
         raise Refused(400, "the target is no path")
@@ -78,7 +81,7 @@ def _origin(target: bytes) -> bytes:
     authority, path = rest[:cut], rest[cut:]
     if not is_host(authority):
         raise Refused(400, "the target names no host")
-    return path if path.startswith(b"/") else b"/" + path
+    return authority, path if path.startswith(b"/") else b"/" + path
 
 
 def _decode(segment: bytes) -> bytes:
