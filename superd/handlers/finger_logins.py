@@ -1,4 +1,4 @@
-"""Read who is logged in, from utmp(5).
+"""Read who is logged in, from utmp(5), or where there is none from logind.
 
 The rule of the file: utmp may be torn, stale or somebody's invention. It is read once, so
 much of it and no more, and what is no whole record is no login.
@@ -33,12 +33,18 @@ class Login(NamedTuple):
 
 
 def logins(path: str = PATH) -> list[Login]:
-    """Return the sessions there are; none where no utmp is kept."""
+    """Return the sessions there are; logind's where no utmp is kept."""
     try:
         with open(path, "rb") as file:
             return list(parse_logins(file.read(MOST_BYTES)))
     except FileNotFoundError:
+        pass
+    try:
+        # Loaded for this question alone: ctypes is slow, and there are Pythons without.
+        from superd.handlers import finger_logind  # noqa: PLC0415
+    except ImportError:
         return []
+    return finger_logind.logins()
 
 
 def parse_logins(data: bytes) -> Iterator[Login]:
@@ -46,8 +52,9 @@ def parse_logins(data: bytes) -> Iterator[Login]:
     for start in range(0, len(data) - RECORD + 1, RECORD):
         kind, _pid, line, _id, name = _HEAD.unpack_from(data, start)
         if kind == _USER_PROCESS and name[:1] != b"\0":
-            yield Login(_text(name), _text(line))
+            yield Login(text_of(name), text_of(line))
 
 
-def _text(field: bytes) -> str:
+def text_of(field: bytes) -> str:
+    """Decode a field up to its NUL; what is not ASCII is nobody's name."""
     return field.partition(b"\0")[0].decode("ascii", "replace")

@@ -12,7 +12,7 @@ from superd.handlers.exits import SetupError
 
 TYPE_CHECKING = False  # typing itself takes 5 ms of every start
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     Table = Mapping[str, Mapping[str, Any]]
@@ -50,6 +50,26 @@ def parse(argv: Sequence[str], table: Table, name: str) -> Options:
     Raises SetupError for a flag that is unknown, lacks its value or has a bad one, and
     HelpWanted for `--help`.
     """
+    # A worker of a pool is given the same flags for each connection.
+    flags = tuple(argv)
+    if _last.get("table") is not table or _last["flags"] != flags:
+        _last.update(options=_parse(argv, table, name), table=table, flags=flags)
+    return _copy(_last["options"])
+
+
+_last: dict[str, Any] = {}
+
+
+def _copy(options: Options) -> Options:
+    """Copy what a handler may change; the pairs and texts in it cannot be."""
+    copies: dict[type, Callable[[Any], Any]] = {list: list, dict: _copy}
+    return {
+        key: copies[type(value)](value) if type(value) in copies else value
+        for key, value in options.items()
+    }
+
+
+def _parse(argv: Sequence[str], table: Table, name: str) -> Options:
     options = _defaults(table)
     flags = _flags_of(table, options)
     given: set[str] = set()

@@ -185,10 +185,6 @@ def test_the_sessions_of_users_are_the_logins(tmp_path):
     assert logins(str(path)) == [Login("alice", "pts/0"), Login("b" * 32, "pts/2")]
 
 
-def test_a_machine_without_utmp_has_no_logins(tmp_path):
-    assert logins(str(tmp_path / "utmp")) == []
-
-
 @given(st.binary(max_size=3 * RECORD))
 def test_anything_may_be_in_utmp(data):
     for login in parse_logins(data):

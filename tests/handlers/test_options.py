@@ -207,3 +207,14 @@ def test_the_usage_shows_what_is_below_a_name():
         "  --log.open, --no-log.open\n",
     ):
         assert line in text
+
+
+def test_what_a_handler_does_to_its_options_is_not_in_the_next_ones():
+    argv = ["--fields", "a: b", "--log.open"]
+    for _ in range(2):
+        options = parse(argv, NESTED, "demo")
+        assert options["fields"] == [("a", "b")]
+        assert options["log"]["open"]
+        options["fields"].append(("c", "d"))
+        options["log"]["open"] = options["wait"] = False
+    assert parse(["--fields", "a: b"], NESTED, "demo")["wait"] == 5.0
