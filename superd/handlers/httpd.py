@@ -239,7 +239,10 @@ def _answer(argv: tuple[str, ...], options: Options) -> int:
 
 def _peer_in_loop(writer: Writer) -> str:
     environment: dict[str, str] = writer.get_extra_info("environment", {})
-    return environment.get("TCPREMOTEIP", "")
+    name = writer.get_extra_info("peername")
+    # A unix socket's name is a text, and the peer has mostly none.
+    own = str(name[0]) if isinstance(name, tuple) else ""
+    return environment.get("TCPREMOTEIP", own)
 
 
 if __name__ == "__main__":

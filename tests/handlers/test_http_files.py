@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inetd import open_fds
 
-from superd.handlers.http.files import File, Rules, open_index, open_path
+from superd.handlers.http.files import (
+    INSIDE,
+    NEVER,
+    OWNER,
+    File,
+    Rules,
+    open_index,
+    open_path,
+)
 from superd.handlers.http.refusal import Refused
 from superd.handlers.http.root import open_root
 
@@ -240,3 +248,63 @@ def test_the_first_index_that_is_there_is_served(folder):
             open_index(fd, [b"empty"], [b"index.html"], Rules())
     finally:
         os.close(fd)
+
+
+@pytest.fixture
+def owned(tmp_path):
+    """Files and links of two owners; only root may give things away."""
+    root = tmp_path / "root"
+    (root / "mine").mkdir(parents=True)
+    (root / "theirs").mkdir()
+    for name in ("mine/f", "theirs/f"):
+        (root / name).write_bytes(b"x")
+    for link, target in {
+        "mine/own": "f",
+        "mine/other": "../theirs/f",
+        "mine/others": "../theirs",
+        "mine/up": "../mine",
+        "theirs/other": "../mine/f",
+        "theirs/twice": "../mine/other",
+    }.items():
+        (root / link).symlink_to(target)
+    for name in ("theirs", "theirs/f", "theirs/other", "theirs/twice"):
+        os.chown(root / name, 12345, 12345, follow_symlinks=False)
+    return root
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("path", "never", "owner", "inside"),
+    [
+        ("mine/f", "mine/f", "mine/f", "mine/f"),
+        ("mine/own", 404, "mine/f", "mine/f"),
+        ("mine/up/own", 404, "mine/f", "mine/f"),
+        ("mine/other", 404, 404, "theirs/f"),
+        ("mine/others/f", 404, 404, "theirs/f"),
+        ("theirs/other", 404, 404, "mine/f"),
+        # A link to a link: each has to belong to who has what it leads to.
+        ("theirs/twice", 404, 404, "theirs/f"),
+        ("theirs/f", "theirs/f", "theirs/f", "theirs/f"),
+    ],
+)
+def test_a_link_is_followed_by_the_rule_for_links(owned, path, never, owner, inside):
+    names = [name.encode() for name in path.split("/")]
+    for rule, wanted in ((NEVER, never), (OWNER, owner), (INSIDE, inside)):
+        found = serve(owned, names, links=rule)
+        assert found == (f"{owned}/{wanted}" if isinstance(wanted, str) else wanted)
+
+
+def test_without_root_links_are_followed_by_the_rule_too(maze):
+    for parts, wanted in (([b"a", b"f"], None), ([b"c0"], 404)):
+        found = serve(maze, parts, links=NEVER)
+        assert found == wanted or isinstance(found, str)
+    assert serve(maze, [b"c0"], links=OWNER) == serve(maze, [b"c0"], links=INSIDE)
+
+
+@given(st.lists(words, min_size=1, max_size=6), st.sampled_from([NEVER, OWNER]))
+def test_a_stricter_rule_serves_what_inside_serves_or_nothing(maze, parts, rule):
+    names = [part.encode() for part in parts]
+    loose, strict = serve(maze, names, links=INSIDE), serve(maze, names, links=rule)
+    assert strict in (loose, 404)
+    if rule == NEVER and isinstance(strict, str):
+        assert strict == os.path.join(maze, *parts)

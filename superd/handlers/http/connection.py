@@ -118,13 +118,17 @@ class _Connection:
 
     def _refuse(self, refused: Refused) -> Generator[Step, Any, int]:
         """Say why, end the connection; returns the exit code."""
-        yield from self._send(explain(refused, self._site), keep=False)
+        yield from self._send(self._explain(refused), keep=False)
         yield Linger()
         if refused.status not in MALFORMED:
             return exits.OK
         detail = f" ({refused.detail})" if refused.detail else ""
         stdio.log(f"httpd: {refused.status}: {refused}{detail}")
         return exits.PEER
+
+    def _explain(self, refused: Refused) -> Answer:
+        """Make the page of a request of which no host is known yet."""
+        return explain(refused, self._site, None if self._site.vhosts else self._root)
 
     def _read_request(self, *, first: bool) -> Generator[Step, Any, Request | None]:
         """Read the next head; None if the peer has no further request.
@@ -171,7 +175,7 @@ class _Connection:
             if self._site.passwords is not None:
                 yield from self._authenticate(request)
         except Refused as refused:
-            return explain(refused, self._site)
+            return self._explain(refused)
         found = answer_to(request, self._site, self._root)
         if isinstance(found, Later):
             found = yield apart(found.make)
