@@ -161,7 +161,9 @@ def test_an_unread_body_does_not_cost_the_peer_its_answer(serve, size, status):
         answer = served.send(head + bytes(size)).end().read()
         found, fields, _ = split(answer)
         assert found == status
-        assert fields.get("Allow") == ("GET, HEAD, OPTIONS" if status == "405" else None)
+        assert fields.get("Allow") == (
+            "GET, HEAD, OPTIONS" if status == "405" else None
+        )
         assert fields.get("Connection") == (None if status == "405" else "close")
         assert served.wait() == 0
 
