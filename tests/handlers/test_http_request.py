@@ -161,3 +161,26 @@ def test_a_host_is_accepted(host):
 )
 def test_what_is_no_host_is_refused(host):
     assert not is_host(host)
+
+
+@given(st.lists(st.sampled_from(range(6)), min_size=2, max_size=6))
+def test_fields_that_come_again_are_what_they_were(order):
+    heads = [
+        b"GET /a HTTP/1.1\r\nHost: x\r\nX: 1",
+        b"HEAD /b HTTP/1.1\r\nHost: x\r\nX: 1",
+        b"GET /a HTTP/1.0\r\nHost: x\r\nX: 1",
+        b"GET /a HTTP/1.1\r\nHost: y\r\nX: 1",
+        b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5",
+        b"GET / HTTP/1.0",
+    ]
+    reader = HeadReader(LIMITS)
+    for number in order:
+        assert reader.parse(heads[number]) == parse_head(heads[number], LIMITS)
+
+
+def test_fields_that_come_again_need_a_good_line_too():
+    reader = HeadReader(LIMITS)
+    reader.parse(GOOD[:-4])
+    for line in (b"GET  / HTTP/1.1", b"GET / HTTP/2.0", b"get"):
+        with pytest.raises(Refused):
+            reader.parse(line + GOOD[len(b"GET /a HTTP/1.1") : -4])

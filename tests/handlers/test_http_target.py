@@ -134,3 +134,17 @@ def test_the_query_is_cut_off_and_kept():
     )
     whole = parse_target(b"http://h:80?q")
     assert whole == Path((), slash=True, query=b"q", host=b"h:80")
+
+
+@given(st.lists(st.text("ab0-_~.", max_size=4), min_size=1, max_size=70))
+def test_a_plain_path_is_read_as_any_other(parts):
+    target = ("/" + "/".join(parts)).encode()
+    # With a query it goes the long way.
+    assert read(target) == read(target + b"?")
+
+
+def read(target):
+    try:
+        return parse_target(target)
+    except Refused as refused:
+        return refused.status

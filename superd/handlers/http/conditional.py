@@ -8,6 +8,7 @@ gets a true answer, only not the short one.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from superd.handlers.http.response import DAYS, MONTHS
@@ -53,11 +54,23 @@ class Validators(NamedTuple):
 
 def validators_of(mtime_ns: int, size: int, inode: int, now: float) -> Validators:
     """Take the validators of a file from its fstat."""
+    if mtime_ns >= 0 and now - mtime_ns * 1e-9 >= SETTLED:
+        return _settled(mtime_ns, size, inode)
     mtime = mtime_ns // 1_000_000_000
     weak = "" if now - mtime_ns * 1e-9 >= SETTLED else "W/"
     # Never later than Date (8.8.2.1); before 1970 there is no moment to compare with.
     modified = min(mtime, int(now)) if mtime >= 0 else None
-    return Validators(f'{weak}"{mtime_ns:x}-{size:x}-{inode:x}"', modified)
+    return Validators(weak + _tag(mtime_ns, size, inode), modified)
+
+
+@lru_cache(maxsize=256)
+def _settled(mtime_ns: int, size: int, inode: int) -> Validators:
+    """Name the state of a file that is done with: the same for every peer."""
+    return Validators(_tag(mtime_ns, size, inode), mtime_ns // 1_000_000_000)
+
+
+def _tag(mtime_ns: int, size: int, inode: int) -> str:
+    return f'"{mtime_ns:x}-{size:x}-{inode:x}"'
 
 
 def judge(request: Request, there: Validators, now: float) -> int | None:

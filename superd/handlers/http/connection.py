@@ -19,7 +19,7 @@ from superd.handlers.http.answer import Answer, Later, answer_to, explain
 from superd.handlers.http.body import drop_body
 from superd.handlers.http.credentials import credentials_of
 from superd.handlers.http.refusal import MALFORMED, Refused
-from superd.handlers.http.request import HeadReader, Request, parse_head
+from superd.handlers.http.request import HeadReader, Request
 from superd.handlers.http.sending import send
 from superd.handlers.threads import apart
 
@@ -155,7 +155,7 @@ class _Connection:
         if head is None:
             return None
         self._line = head.partition(b"\r\n")[0]
-        self._request = parse_head(head, self._site.bounds.head)
+        self._request = reader.parse(head)
         return self._request
 
     def _read_head(self, deadline: float) -> Generator[Step, Any, bytes | None]:

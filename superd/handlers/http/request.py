@@ -70,10 +70,11 @@ class Request(NamedTuple):
 class HeadReader:
     """Collects bytes until a head is whole; keeps what follows it."""
 
-    __slots__ = ("_buffer", "_fresh", "_limits", "_line_end", "_seen")
+    __slots__ = ("_before", "_buffer", "_fresh", "_limits", "_line_end", "_seen")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._before: tuple[bytes, int, Request] | None = None
         self._buffer = bytearray()
         self._begin()
 
@@ -126,6 +127,20 @@ class HeadReader:
             self._seen = end + 1
         self._check_limits(len(buffer) - 1)
         return None
+
+    def parse(self, head: bytes) -> Request:
+        """Read a head, as parse_head does.
+
+        Most peers send the same fields with each request; they are read once.
+        """
+        line, _, rest = head.partition(b"\r\n")
+        if self._before is not None and self._before[0] == rest:
+            method, target, minor = _parse_line(line)
+            if self._before[1] == minor:
+                return self._before[2]._replace(method=method, target=target)
+        request = parse_head(head, self._limits)
+        self._before = rest, request.minor, request
+        return request
 
     def _whole_head(self) -> bytes | None:
         """Take the next head out if it is here as a whole and there is nothing to say.

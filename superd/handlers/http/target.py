@@ -8,6 +8,7 @@ CVE-2013-4547, npm serve CVE-2019-5417).
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 from superd.handlers.http.refusal import Refused
@@ -16,6 +17,8 @@ from superd.handlers.http.request import is_host
 MOST_NAMES: Final = 64
 """Names in a path: the walk holds one descriptor for each."""
 
+_PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?|/")
+"""A path that stands for itself: no escape, no name that begins with a dot or is empty."""
 _HEX: Final = b"0123456789abcdefABCDEF"
 _PLAIN: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
@@ -50,11 +53,18 @@ class Path(NamedTuple):
 
 def parse_target(target: bytes) -> Path:
     """Read an origin-form or absolute-form target. Raises Refused."""
+    if _PLAIN_PATH.fullmatch(target):
+        # Nothing to decode, no dots, no query: most targets.
+        names = target.split(b"/")[1:]
+        if slash := not names[-1]:
+            names.pop()
+        if len(names) <= MOST_NAMES:
+            return Path(tuple(names), slash, b"")
     if b"#" in target:
         raise Refused(400, "a fragment has no place in a request")
     host, rest = _origin(target)
     path, _, query = rest.partition(b"?")
-    names: list[bytes] = []
+    names = []
     segments = path.split(b"/")[1:]
     last = b""
     for segment in segments:
