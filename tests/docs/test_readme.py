@@ -11,6 +11,7 @@ import pytest
 from commands import as_ordinary_user, run_superd
 
 from superd.__main__ import build_parser
+from superd.handlers.httpd import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -102,6 +103,21 @@ def test_the_flags_in_the_documents_exist():
             for word in (word.strip("`,;") for word in words):
                 if word.startswith("-"):
                     assert word in known, f"{path.name}: {line}"
+
+
+def test_every_option_of_httpd_is_documented_and_no_other():
+    text = (ROOT / "docs" / "handlers-httpd.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*?\| (.*) \|$", text, re.MULTILINE))
+    assert rows.keys() == OPTIONS.keys()
+    for name, row in OPTIONS.items():
+        for key, below in row.get("keys", {}).items():
+            default = below["default"]
+            spelling = {
+                "duration": lambda value: f"`{key}: {value:g}s`",
+                "size": lambda value: f"`{key}: {value // 1024}k`",
+                "int": lambda value: f"`{key}: {value}`",
+            }.get(below["type"], lambda _value: key)
+            assert spelling(default) in rows[name], key
 
 
 def test_every_make_target_in_the_documents_exists():
