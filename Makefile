@@ -9,16 +9,20 @@ BIN := $(VENV)/bin
 PYTHON ?=
 RUN_FLAGS ?= $(shell VENV=$(VENV) sh .ci/run-flags)
 
-.PHONY: run test test-long lint format docs check bench clean
+.PHONY: run test test-long conformance lint format docs check bench clean
 
 run: $(VENV)/ready
 	@$(BIN)/superd -c etc/superd.yaml --hints $(RUN_FLAGS)
 
 test: $(VENV)/ready
-	@VENV=$(VENV) sh .ci/run-tests -m "not long" -n 2 --dist loadfile
+	@VENV=$(VENV) sh .ci/run-tests -m "not long and not conformance" -n 3 --dist loadfile
 
 test-long: $(VENV)/ready
 	@VENV=$(VENV) sh .ci/run-tests -m long --timeout 1200
+
+conformance: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[conformance]'
+	@VENV=$(VENV) sh .ci/run-tests -m conformance --timeout 600
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -75,12 +75,9 @@ def test_a_field_and_its_spans(value, spans):
     assert found == (spans if spans is None else [Span(*span) for span in spans])
 
 
-@pytest.mark.parametrize(
-    ("value", "spans"),
-    [(b"bytes=0-", []), (b"bytes=0-5", []), (b"bytes=-0", []), (b"bytes=-5", None)],
-)
-def test_of_nothing_there_is_no_part(value, spans):
-    assert parse_range(value, 0) == spans
+@pytest.mark.parametrize("value", [b"bytes=0-", b"bytes=0-5", b"bytes=-0", b"bytes=-5"])
+def test_of_nothing_there_is_no_part(value):
+    assert parse_range(value, 0) is None
 
 
 positions = st.one_of(st.none(), st.integers(0, 120))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import email.utils
+import hashlib
 import html
 from html.parser import HTMLParser
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from superd.handlers.http import style
 from superd.handlers.http.media import type_of
 from superd.handlers.http.response import REASONS, date_of, head_of, page_of
 
@@ -39,9 +42,9 @@ def test_a_page_has_no_tag_of_the_peer(text, status):
     tags = Tags()
     page = page_of(status, text.encode("utf-8", "replace").decode()).decode()
     tags.feed(page)
-    assert tags.seen == ("html", "head", "meta", "title", "body", "h1", "p")
+    assert tags.seen == ("html", "head", *["meta"] * 3, "title", "style", "body", "h1", "p")
     if text.isalnum():
-        assert text in html.unescape(page)
+        assert text[1:] in html.unescape(page)
 
 
 def test_a_head_has_date_and_nosniff_and_no_version():
@@ -82,3 +85,13 @@ def test_connection_is_said_where_it_is_not_understood(keep, minor, line):
 )
 def test_the_type_is_that_of_the_suffix(name, kind):
     assert type_of(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("page", "policy"),
+    [(style.PLAIN, style.PLAIN_POLICY), (style.TABLE, style.TABLE_POLICY)],
+)
+def test_the_policy_of_a_page_names_its_style_and_no_other(page, policy):
+    digest = base64.b64encode(hashlib.sha256(page.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'"
+    assert "<" not in page

@@ -16,7 +16,7 @@ COUNT = 1000
 REQUESTS = 200
 BIG = 10 << 20
 HEAD_SECONDS = 5
-OPTIONS = {"head_timeout": HEAD_SECONDS}
+OPTIONS = {"timeouts": {"head": f"{HEAD_SECONDS}s"}}
 SLOW_HEAD = b"GET /small.txt HTTP/1.1\r\nHost: localhost\r\nX-Never-Ends: "
 
 

@@ -21,6 +21,7 @@ from superd.handlers.http import (
     media,
     ranges,
     response,
+    style,
 )
 from superd.handlers.http.refusal import MALFORMED, Refused
 from superd.handlers.http.target import parse_target
@@ -35,7 +36,16 @@ if TYPE_CHECKING:
 ALLOW: Final = "GET, HEAD, OPTIONS"
 _ALLOWED: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _KNOWN: Final = frozenset({b"POST", b"PUT", b"DELETE", b"PATCH", b"TRACE", b"CONNECT"})
-_HTML: Final = "text/html; charset=utf-8"
+_OWN_PAGE: Final = (
+    ("Content-Type", "text/html; charset=utf-8"),
+    ("Content-Security-Policy", style.PLAIN_POLICY),
+)
+_LISTING: Final = (
+    ("Content-Type", "text/html; charset=utf-8"),
+    ("Content-Security-Policy", style.TABLE_POLICY),
+)
+_UNKEPT: Final = ("Cache-Control", "max-age=0")
+"""Of what nobody says how long it holds: a cache would guess (RFC 9111 4.2.2)."""
 _VARY: Final = ("Vary", "Accept-Encoding")
 _NOTHING: Final = conditional.Validators("", None)
 _EXPECTED: Final = frozenset({b"100-continue"})
@@ -110,7 +120,7 @@ def explain(refused: Refused, site: Site, root: int | None = None) -> Answer:
             page,
         )
     page = response.page_of(status, str(refused))
-    return Answer(status, [("Content-Type", _HTML), *fields], page)
+    return Answer(status, [*_OWN_PAGE, *fields], page)
 
 
 def _own_page(root: int, names: Sequence[bytes], site: Site) -> bytes:
@@ -135,9 +145,10 @@ def _find(path: Path, request: Request, site: Site, root: int) -> Answer | Later
     if file is None:
         if not path.slash:
             where = path.as_directory().decode("ascii")
-            text = f"The document is at {where}"
-            fields = [("Location", where), ("Content-Type", _HTML)]
-            return Answer(301, fields, response.page_of(301, text))
+            fields = [("Location", where), *_OWN_PAGE, _UNKEPT]
+            return Answer(
+                301, fields, response.page_of(301, "the document is at", where)
+            )
         try:
             name, file = files.open_index(
                 root, names, site.index_names, site.rules, site.endings
@@ -214,8 +225,7 @@ def _listed(path: Path, site: Site, root: int) -> Answer:
         os.close(root)
     order = listing.parse_order(path.query)
     page = listing.page_of(path.names, entries, order, more=more)
-    fields = [("Content-Type", _HTML), ("Content-Security-Policy", listing.POLICY)]
-    return Answer(200, fields, page)
+    return Answer(200, [*_LISTING, _UNKEPT], page)
 
 
 def _answer_with(

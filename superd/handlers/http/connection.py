@@ -191,7 +191,11 @@ class _Connection:
             good = passwords.knows(who) or (yield apart(partial(passwords.check, who)))
         if not good or who is None:
             challenge = passwords.challenge if passwords else ""
-            raise Refused(401, "who are you?", (("WWW-Authenticate", challenge),))
+            raise Refused(
+                401,
+                "a user and a password are needed",
+                (("WWW-Authenticate", challenge),),
+            )
         self._user = who.user
 
     def _send(self, answer: Answer, *, keep: bool) -> Generator[Step, Any, bool]:

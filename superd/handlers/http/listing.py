@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from superd.handlers.http import style
 from superd.handlers.http.response import escape
 from superd.handlers.http.target import encode
 
@@ -18,43 +19,13 @@ if TYPE_CHECKING:
 
     from superd.handlers.http.folder import Entry
 
-POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-
 _LAST: Final = 253402300799
 """9999-12-31T23:59:59Z: the last moment with four digits for its year."""
 _KILO: Final = 1000
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _COLUMNS: Final = {"name": "Name", "size": "Size", "date": "Modified (UTC)"}
 
-_PAGE: Final = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-:root {{ --text: #1c2024; --faint: #60646c; --back: #fff; --line: #e4e6ea;
-  --hover: #f3f5f8; --link: #0b5cad; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --text: #e6e8eb; --faint: #a0a6ae;
-  --back: #15181c; --line: #2b3037; --hover: #1f242a; --link: #7ab7ff; }} }}
-body {{ margin: 0 auto; padding: 2rem 1rem; max-width: 60rem; color: var(--text);
-  background: var(--back); font: 1rem/1.5 system-ui, sans-serif; }}
-h1 {{ font-size: 1.25rem; overflow-wrap: anywhere; }}
-table {{ width: 100%; border-collapse: collapse; }}
-th, td {{ padding: .4rem .6rem; text-align: left; border-bottom: 1px solid var(--line); }}
-td:first-child {{ overflow-wrap: anywhere; }}
-th:nth-child(2), td:nth-child(2) {{ text-align: right; }}
-td:nth-child(n+2) {{ color: var(--faint); white-space: nowrap;
-  font-variant-numeric: tabular-nums; }}
-tbody tr:hover {{ background: var(--hover); }}
-a {{ color: var(--link); text-decoration: none; }}
-a:hover, a:focus {{ text-decoration: underline; }}
-p {{ color: var(--faint); }}
-</style>
-</head>
-<body>
+_BODY: Final = """\
 <h1>{title}</h1>
 <table>
 <thead><tr>{heads}</tr></thead>
@@ -62,10 +33,7 @@ p {{ color: var(--faint); }}
 {rows}
 </tbody>
 </table>
-<p>{total}</p>
-</body>
-</html>
-"""
+<p>{total}</p>"""
 
 
 class Order(NamedTuple):
@@ -104,12 +72,15 @@ def page_of(
             0, f'<tr><td><a href="../{query}">../</a></td><td></td><td></td></tr>'
         )
     count = f"{len(lines)} {'entry' if len(lines) == 1 else 'entries'}"
-    return _PAGE.format(
-        title=escape("/" + "".join(printable(name) + "/" for name in names)),
+    title = escape("/" + "".join(printable(name) + "/" for name in names))
+    body = _BODY.format(
+        title=title,
         heads="".join(_head(column, order) for column in _COLUMNS),
         rows="\n".join(rows),
         total=f"The first {count}; there are more." if more else count,
-    ).encode()
+    )
+    page = style.PAGE.format(title=f"Index of {title}", style=style.TABLE, body=body)
+    return page.encode()
 
 
 def printable(name: bytes) -> str:

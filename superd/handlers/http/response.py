@@ -10,6 +10,8 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from superd.handlers.http import style
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -44,14 +46,6 @@ MONTHS: Final = (
 _LAST_DAY: Final = 253402300799
 """9999-12-31T23:59:59Z: the form has four digits for a year (darkhttpd
 CVE-2020-25691)."""
-
-_PAGE: Final = """\
-<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>{status} {reason}</title></head>
-<body><h1>{status} {reason}</h1><p>{text}</p></body>
-</html>
-"""
 
 
 def date_of(moment: float) -> str:
@@ -93,11 +87,16 @@ def head_of(
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def page_of(status: int, text: str) -> bytes:
+def page_of(status: int, text: str, link: str = "") -> bytes:
     """Write the small page that explains an answer without a file."""
-    return _PAGE.format(
-        status=status, reason=REASONS[status], text=escape(text)
-    ).encode()
+    title = f"{status} {REASONS[status]}"
+    sentence = escape(text[:1].upper() + text[1:])
+    if link:
+        sentence += f' <a href="{escape(link)}">{escape(link)}</a>'
+    else:
+        sentence += "."
+    body = f"<h1>{title}</h1>\n<p>{sentence}</p>"
+    return style.PAGE.format(title=title, style=style.PLAIN, body=body).encode()
 
 
 def escape(text: str) -> str:
