@@ -202,7 +202,8 @@ class _Connection:
         """Send an answer, note it in the log; False if it came out too short."""
         request, site = self._request, self._site
         minor = request.minor if request else 1
-        bare = request is not None and request.method == b"HEAD"
+        # Of one that could not be read, too (RFC 9110 9.3.2).
+        bare = self._line.startswith(b"HEAD ")
         whole = False
         size = 0
         try:

@@ -251,8 +251,8 @@ def _parse_fields(text: bytes, minor: int) -> Fields:
 
 def _refuse_unknown_coding(fields: Fields) -> None:
     """501 for a coding that we do not know (RFC 9112 6.1), whatever else is wrong."""
-    coding = b",".join(fields.get(b"transfer-encoding", _NOTHING)).lower()
-    if coding and b"chunked" not in coding:
+    codings = b",".join(fields.get(b"transfer-encoding", _NOTHING)).lower().split(b",")
+    if any(one.strip(b" \t") not in (b"", b"chunked") for one in codings):
         raise Refused(501, "a transfer coding that is not known here")
 
 
