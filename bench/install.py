@@ -54,7 +54,7 @@ def install() -> tuple[dict[str, str], dict[str, str]]:
         path = find(package.program)
         if path is not None:
             programs[package.program] = path
-    for name in ("load", "limit"):
+    for name in ("load", "slow", "limit"):
         binary = BUILD / name
         compiler = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(binary)]
         subprocess.run([*compiler, str(HERE / f"{name}.c")], check=True)

@@ -2,10 +2,11 @@
 
        load MODE PORT CLIENTS SECONDS [ARGUMENT]
 
-   MODE     one connection, or for stream one message
+   MODE     one connection, or for keep one request, for stream one message
    cat      connect, send 64 bytes, shut down for writing, read to the end
    echo     connect, send 64 bytes, read 64 bytes, close
    http     connect, ask for ARGUMENT's file name, read to the end, compare with ARGUMENT
+   keep     CLIENTS connections that stay, ARGUMENT asked for on each again and again
    stream   CLIENTS connections that stay; messages of 64 KiB, ARGUMENT (1 or 2) on their way
    paced    as echo, one connection every ARGUMENT microseconds, however the last one does
 
@@ -21,37 +22,23 @@
    than PATIENCE is one too, so a run ends after SECONDS + PATIENCE at the latest. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <err.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/timerfd.h>
-#include <time.h>
-#include <unistd.h>
 
-#define SECOND 1000000000ull
-#define PATIENCE (5 * SECOND)
+#include "figures.h"
+#include "http.h"
+
 #define SHORT 64
 #define MESSAGE 65536
-#define HEAD 8192    /* room for the head of an HTTP answer */
 #define SOURCES 16   /* 127.0.0.1 and on: each has its own 28 thousand ports in TIME_WAIT */
 #define MAX_DEPTH 2  /* stream: messages of one connection on their way */
 #define NOISE 65521  /* the number of different pieces; a prime */
 
-enum mode { CAT, ECHO, HTTP, STREAM, PACED };
-static const char *const MODES[] = {"cat", "echo", "http", "stream", "paced"};
-
-enum failure { REFUSED, RESET, WRONG, EARLY, LATE, FAILURES };
-static const char *const FAILURE_NAMES[] = {"refused", "reset", "wrong", "early", "timeout"};
+enum mode { CAT, ECHO, HTTP, KEEP, STREAM, PACED };
+static const char *const MODES[] = {"cat", "echo", "http", "keep", "stream", "paced"};
 
 struct client {
     int fd;                /* -1: idle */
@@ -60,24 +47,20 @@ struct client {
     size_t length;         /* how much may be sent so far */
     size_t sent, got;
     uint64_t began[MAX_DEPTH]; /* of the messages on their way; others have one: the connection */
-    char *reply;           /* http: the answer so far */
+    struct answer answer;  /* http, keep */
 };
 
 static enum mode mode;
 static uint16_t port;
 static int poller, active;
-static uint64_t until, number, done, after, skipped, elsewhere, failed[FAILURES];
-static char noise[NOISE + MESSAGE], incoming[4 * MESSAGE], request[512];
-static char *body;
-static size_t body_length, reply_room, size;  /* size: of a message */
+static uint64_t number;
+static char noise[NOISE + MESSAGE], incoming[4 * MESSAGE];
+static struct file file;  /* http, keep */
+static size_t size;       /* of a message, or a request */
 static unsigned depth = 1;
-static uint32_t *times;  /* microseconds of every good one */
-static size_t times_length, times_room;
 
-static uint64_t now(void) {
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    return at.tv_sec * SECOND + at.tv_nsec;
+static int is_http(void) {
+    return mode == HTTP || mode == KEEP;
 }
 
 static void leave(struct client *c) {
@@ -102,17 +85,6 @@ static uint64_t *since(struct client *c) {
     return &c->began[c->got / size % depth];
 }
 
-static void good(uint64_t began) {
-    uint64_t at = now();
-    if (times_length == times_room) {
-        times_room = times_room ? 2 * times_room : 65536;
-        if (!(times = realloc(times, times_room * sizeof *times))) err(71, "memory");
-    }
-    times[times_length++] = (at - began) / 1000;
-    if (at <= until) done++;
-    else after++;
-}
-
 /* Let one more message go. */
 static void add_message(struct client *c) {
     c->began[c->length / size % depth] = now();
@@ -122,7 +94,8 @@ static void add_message(struct client *c) {
 /* What is sent from position `at` on, and as an echo comes back; `left`: how much of it. */
 static const char *piece(struct client *c, size_t at, size_t *left) {
     *left = size - at % size;
-    return mode == HTTP ? request + at : noise + (c->first + at / size) % NOISE + at % size;
+    if (is_http()) return file.request + at % size;
+    return noise + (c->first + at / size) % NOISE + at % size;
 }
 
 /* 127.0.0.1 as long as it has a port, for that one has a name in /etc/hosts: a server that
@@ -153,6 +126,7 @@ static void start(struct client *c) {
     c->ended = 0;
     c->first = number++;
     c->length = c->sent = c->got = 0;
+    await_answer(&c->answer);
     for (unsigned i = 0; i < depth; i++) add_message(c);
     connect_from(c, 0);
 }
@@ -161,28 +135,11 @@ static void start_again(struct client *c) {
     if (mode != PACED && now() < until) start(c);
 }
 
-static const char *find_length(const char *head) {
-    for (const char *line = head; (line = strstr(line, "\r\n")); line += 2)
-        if (!strncasecmp(line + 2, "content-length:", 15)) return line + 17;
-    return NULL;
-}
-
-static int is_good_answer(struct client *c) {
-    c->reply[c->got] = 0;
-    char *end = strstr(c->reply, "\r\n\r\n");
-    if (!end || strncmp(c->reply, "HTTP/1.", 7) || strncmp(c->reply + 8, " 200 ", 5)) return 0;
-    *end = 0;
-    const char *length = find_length(c->reply);
-    if (length && strtoul(length, NULL, 10) != body_length) return 0;
-    end += 4;
-    return c->reply + c->got - end == (ssize_t)body_length && !memcmp(end, body, body_length);
-}
-
 /* The peer has said all: was it what we wait for? */
 static void at_end(struct client *c) {
     if (mode == STREAM && c->ended) return leave(c);
-    if (mode == HTTP ? !c->got : c->got < c->length) return fail(c, EARLY);
-    if (mode == HTTP && !is_good_answer(c)) return fail(c, WRONG);
+    int whole = c->answer.has_head && c->answer.body == file.length;
+    if (mode == KEEP || (mode == HTTP ? !whole : c->got < c->length)) return fail(c, EARLY);
     good(*since(c));
     leave(c);
     start_again(c);
@@ -199,14 +156,22 @@ static void next_message(struct client *c, uint64_t began) {
     }
 }
 
+/* http, keep: as take. */
+static int take_http(struct client *c, size_t count) {
+    enum said said = take_answer(&c->answer, &file, incoming, count);
+    c->got += count;
+    if (said == BAD) return fail(c, WRONG), 0;
+    if (mode == HTTP || said == MORE) return 1;
+    good(*since(c));
+    if (now() >= until) return leave(c), 0;
+    await_answer(&c->answer);
+    add_message(c);
+    return 1;
+}
+
 /* Take in `count` bytes; 0: the client is done with, or begins anew. */
 static int take(struct client *c, size_t count) {
-    if (mode == HTTP) {
-        if (c->got + count >= reply_room) return fail(c, WRONG), 0;
-        memcpy(c->reply + c->got, incoming, count);
-        c->got += count;
-        return 1;
-    }
+    if (is_http()) return take_http(c, count);
     /* More than was sent so far is wrong as well, even if the bytes were right. */
     if (c->got + count > c->sent) return fail(c, WRONG), 0;
     for (size_t at = 0, left; at < count; at += left) {
@@ -288,62 +253,23 @@ static void run(struct client *clients, int count, uint64_t pace) {
     }
 }
 
-static void read_file(const char *path) {
-    struct stat stat;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &stat) < 0) err(66, "%s", path);
-    body_length = stat.st_size;
-    if (!(body = malloc(body_length + 1))) err(71, "memory");
-    if (read(fd, body, body_length) != (ssize_t)body_length) err(66, "%s", path);
-    close(fd);
-    snprintf(request, sizeof request,
-             "GET /%s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", basename(path));
-}
-
-static int by_value(const void *left, const void *right) {
-    uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
-    return (a > b) - (a < b);
-}
-
-static unsigned at(double part) {
-    return times_length ? times[(size_t)(part * (times_length - 1))] : 0;
-}
-
-static void print(double seconds) {
-    struct rusage own;
-    getrusage(RUSAGE_SELF, &own);
-    qsort(times, times_length, sizeof *times, by_value);
-    printf("{\"done\": %ju, \"after\": %ju, \"skipped\": %ju, \"elsewhere\": %ju, \"seconds\": %g, ",
-           (uintmax_t)done, (uintmax_t)after, (uintmax_t)skipped,
-           (uintmax_t)elsewhere, seconds);
-    printf("\"p50_us\": %u, \"p99_us\": %u, \"max_us\": %u, ", at(0.5), at(0.99), at(1));
-    for (int i = 0; i < FAILURES; i++)
-        printf("\"%s\": %ju, ", FAILURE_NAMES[i], (uintmax_t)failed[i]);
-    printf("\"cpu_s\": %.6f}\n", own.ru_utime.tv_sec + own.ru_stime.tv_sec +
-           (own.ru_utime.tv_usec + own.ru_stime.tv_usec) / 1e6);
-}
-
 int main(int argc, char **argv) {
     if (argc < 5) errx(64, "usage: load MODE PORT CLIENTS SECONDS [ARGUMENT]");
     for (mode = CAT; strcmp(argv[1], MODES[mode]); mode++)
-        if (mode == PACED) errx(64, "%s: cat, echo, http, stream or paced", argv[1]);
+        if (mode == PACED) errx(64, "%s: cat, echo, http, keep, stream or paced", argv[1]);
     if (mode >= HTTP && argc < 6) errx(64, "%s needs ARGUMENT", argv[1]);
     port = atoi(argv[2]);
     int count = atoi(argv[3]);
     double seconds = atof(argv[4]);
-    if (mode == HTTP) read_file(argv[5]);
+    if (is_http()) read_file(&file, argv[5], mode == HTTP ? "Connection: close\r\n" : "");
     if (mode == STREAM && (depth = atoi(argv[5])) - 1 >= MAX_DEPTH) errx(64, "1 or 2 messages");
-    reply_room = body_length + HEAD;
-    size = mode == HTTP ? strlen(request) : mode == STREAM ? MESSAGE : SHORT;
+    size = is_http() ? file.asked : mode == STREAM ? MESSAGE : SHORT;
     srandom(1);
     for (size_t i = 0; i < sizeof noise; i++) noise[i] = random();
     struct client *clients = calloc(count, sizeof *clients);
-    for (int i = 0; i < count; i++) {
-        clients[i].fd = -1;
-        if (mode == HTTP && !(clients[i].reply = malloc(reply_room + 1))) err(71, "memory");
-    }
+    for (int i = 0; i < count; i++) clients[i].fd = -1;
     poller = epoll_create1(EPOLL_CLOEXEC);
     until = now() + (uint64_t)(seconds * SECOND);
     run(clients, count, mode == PACED ? strtoull(argv[5], NULL, 10) : 0);
-    print(seconds);
+    print_figures(seconds, "");
 }

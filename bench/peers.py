@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 PROCESS = {"mode": "process"}
 POOL = {"mode": "pool", "workers": 4, "max_workers": 16}
-LOOP = {"mode": "loop", "workers": 1}
+LOOP_WORKERS = 1
+LOOP = {"mode": "loop", "workers": LOOP_WORKERS}
+KEPT_REQUESTS = 1_000_000
+KEEP = {"limits": {"requests": KEPT_REQUESTS}}
+"""httpd's options under which no connection of a round is closed for its requests."""
 INETD_PID = Path("/run/inetd.pid")
 
 
@@ -40,17 +44,18 @@ class Place:
 Command = list[str]
 
 
-def superd(**service: object) -> Callable[[Place], Command]:
+def superd(
+    connections: int = 1000, log: str = "info", **service: object
+) -> Callable[[Place], Command]:
     """Make superd with one service; `log` is its level of logging."""
-    level = service.pop("log", "info")
 
     def build(place: Place) -> Command:
         own = dict(service)
         if own.get("handler") == "httpd":
-            own["options"] = {"root": str(place.www)}
+            own["options"] = {"root": str(place.www), **KEEP}
         own["listen"] = f"127.0.0.1:{place.port}"
-        own["limits"] = {"connections": 1000}
-        config = {"log": {"level": level}, "services": {"bench": own}}
+        own["limits"] = {"connections": connections}
+        config = {"log": {"level": log}, "services": {"bench": own}}
         return superd_command(place.folder, config)
 
     return build
@@ -154,19 +159,35 @@ def socat(buffer: int, address: str) -> Callable[[Place], Command]:
 
 
 def nginx(place: Place) -> Command:
-    """Make nginx with two workers and the one folder."""
+    """Make nginx with as many workers as a loop has, and the one folder.
+
+    sendfile and tcp_nopush as Debian has them; connections enough for every scene.
+    """
     file = place.folder / "nginx.conf"
-    places = "".join(
+    error = place.folder / "error.log"
+    temporary = "".join(
         f"    {name}_temp_path {place.folder / name};\n"
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    error = place.folder / "error.log"
-    file.write_text(
-        "daemon off;\nuser nobody nogroup;\nworker_processes 2;\n"
-        f"pid {place.folder / 'pid'};\nerror_log {error} crit;\n"
-        "events {}\nhttp {\n    access_log off;\n"
-        f"{places}    server {{ listen 127.0.0.1:{place.port}; root {place.www}; }}\n}}\n"
-    )
+    file.write_text(f"""\
+daemon off;
+user nobody nogroup;
+worker_processes {LOOP_WORKERS};
+worker_rlimit_nofile 8192;
+pid {place.folder / "pid"};
+error_log {error} crit;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests {KEPT_REQUESTS};
+{temporary}    server {{
+        listen 127.0.0.1:{place.port} backlog=1024;
+        root {place.www};
+    }}
+}}
+""")
     return [place.programs["nginx"], "-e", str(error), "-c", str(file)]
 
 

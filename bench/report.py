@@ -30,6 +30,8 @@ FIGURES = {
 }
 BEST = {"rate": max, "p50": min, "p99": min, "cpu": min, "pss": min}
 
+ROLES = {"peer": "the best peer", "limit": "the limit", "shown": "nginx"}
+
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """Write a table; the first column is text, the others are figures."""
@@ -63,11 +65,11 @@ def scene_block(result: Result) -> str:
     rows = [row for row in result.rows if row.rounds]
     if not rows:
         return join([], result.left_out)
-    is_stream = result.scene.mode == "stream"
     per = result.scene.unit
+    factor = result.scene.mib
     heads = [
         "server",
-        "MiB/s" if is_stream else "connections/s",
+        "MiB/s" if factor else f"{per}s/s",
         "slowest to fastest round",
         "p50 ms",
         "p99 ms",
@@ -76,8 +78,7 @@ def scene_block(result: Result) -> str:
         "load's own CPU ms",
         "failed",
     ]
-    factor = 1 / 16 if is_stream else 1.0  # messages of 64 KiB to MiB
-    figures = [figure_row(row, factor) for row in rows]
+    figures = [figure_row(row, factor or 1.0) for row in rows]
     parts = [table(heads, figures), ratios(result), targets(result), ports(rows)]
     return join(parts, result.left_out)
 
@@ -97,12 +98,12 @@ def figure_row(row: Row, factor: float) -> list[str]:
 
 
 def ratios(result: Result) -> str:
-    """Write superd's figures against those of the best peer, and of the limit.
+    """Write superd's figures against those of the best peer, the limit, and nginx.
 
     The best peer is another one for each figure: whoever has the best one.
     """
     rows = []
-    for role, name in (("peer", "the best peer"), ("limit", "the limit")):
+    for role, name in ROLES.items():
         others = [row for row in result.rows if row.role == role]
         for row in (row for row in result.rows if row.role == "superd"):
             if others:
@@ -184,7 +185,7 @@ def machine_block(versions: dict[str, str], load: float, *, is_exact: bool) -> s
         ["system", f"{_system()}, Linux {platform.release()}, {libc}"],
         [
             "superd",
-            f"{superd.__version__}{_commit()}, Python {platform.python_version()}",
+            f"{superd.__version__}{commit()}, Python {platform.python_version()}",
         ],
         ["peers", peers],
         ["load average before", f"{load:.2f}"],
@@ -211,7 +212,7 @@ def _system() -> str:
         return "unknown system"
 
 
-def _commit() -> str:
+def commit() -> str:
     """Name the commit, where there is a checkout and git."""
     ask = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
@@ -221,12 +222,15 @@ def _commit() -> str:
     return f" ({done.stdout.strip()})" if done.returncode == 0 else ""
 
 
+def has_room(file: Path, name: str) -> bool:
+    """Tell whether the document has a place for a block."""
+    _, found, rest = file.read_text().partition(f"<!-- generated: {name} -->")
+    return bool(found) and END in rest
+
+
 def put(file: Path, name: str, block: str) -> None:
-    """Replace one block of the document; SystemExit if it has no place for it."""
-    text = file.read_text()
+    """Replace one block of the document, which has a place for it."""
     begin = f"<!-- generated: {name} -->"
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise SystemExit(f"{file}: no {begin} with an {END} behind it")
+    before, _, rest = file.read_text().partition(begin)
+    after = rest.partition(END)[2]
     file.write_text(f"{before}{begin}\n\n{block}\n\n{END}{after}")

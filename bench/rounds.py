@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from peers import Place
+from scenes import FILES
 from server import SETTLE_S, DidNotStartError, Load, Server, finish, free_ports
 
 if TYPE_CHECKING:
@@ -82,14 +83,21 @@ class Result:
     left_out: list[str] = field(default_factory=list)
 
 
+def clients_of(scene: Scene, effort: Effort) -> int:
+    """Give the clients at once: some scenes are about their number."""
+    return scene.clients or effort.clients
+
+
 def run_scene(
     scene: Scene, effort: Effort, programs: dict[str, str], folder: Path
 ) -> Result:
     """Start all, load each in turn, stop all."""
     result = Result(scene)
-    www = folder / "www"
-    argument = str(www / "1k.txt") if scene.mode == "http" else scene.argument
-    load = Load(programs["load"], scene.mode, effort.clients, argument)
+    argument = scene.argument
+    if scene.mode in FILES:
+        argument = str(folder / "www" / argument)
+    arguments = (argument,) if argument else ()
+    load = Load((programs["load"], scene.mode), clients_of(scene, effort), arguments)
     servers: list[tuple[Server, Row]] = []
     try:
         for contestant in scene.contestants:

@@ -37,7 +37,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One table: `unit` is what is counted, `mode` and `argument` are the load's."""
+    """One table: `mode`, `argument` and `clients` are the load's.
+
+    `unit` is what is counted. Where it is its size that counts, `mib` is that.
+    """
 
     name: str
     mode: str
@@ -45,16 +48,35 @@ class Scene:
     targets: tuple[Target, ...]
     unit: str = "connection"
     argument: str = ""
+    clients: int | None = None
+    mib: float | None = None
 
 
-def xinetd(name: str, handler: Callable[[Place], list[str]] | None) -> Contestant:
+def xinetd(
+    name: str, handler: Callable[[Place], list[str]] | None, *needs: str
+) -> Contestant:
     """Give the row of xinetd."""
-    return Contestant(name, "peer", peers.xinetd(handler), ("xinetd",))
+    return Contestant(name, "peer", peers.xinetd(handler), ("xinetd", *needs))
+
+
+def httpd(kept: int = 0) -> tuple[Contestant, ...]:
+    """Give the rows of httpd; of a pool each kept connection takes a worker."""
+    pool = {**POOL, "max_workers": max(16, kept)}
+    return tuple(
+        Contestant(f"superd {how['mode']}", "superd", superd(**HTTPD, **how))
+        for how in (PROCESS, pool, LOOP)
+    )
 
 
 ECHO = {"handler": "echo"}
 HTTPD = {"handler": "httpd"}
 CAT = {"exec": ["/bin/cat"]}
+NGINX = Contestant("nginx", "shown", peers.nginx, ("nginx",))
+SMALL, LARGE = "1k.txt", "10m.bin"
+"""The files to be served: of 1 KiB and of 10 MiB."""
+FILES = ("http", "keep")
+"""Modes of the load whose argument is one of them."""
+KEPT = 32
 
 
 def stream(
@@ -86,6 +108,7 @@ def stream(
         ),
         unit="message of 64 KiB",
         argument=str(depth),
+        mib=1 / 16,
     )
 
 
@@ -143,19 +166,12 @@ SCENES = (
     stream("stream", 1, peers.socat(65536, "PIPE"), "socat"),
     stream("stream2", 2, peers.socat(8192, "PIPE"), "xinetd INTERNAL"),
     Scene(
-        "http",
+        "httpd-1k",
         "http",
         (
-            Contestant("superd process", "superd", superd(**HTTPD, **PROCESS)),
-            Contestant("superd pool", "superd", superd(**HTTPD, **POOL)),
-            Contestant("superd loop", "superd", superd(**HTTPD, **LOOP)),
-            Contestant(
-                "xinetd + micro-httpd",
-                "peer",
-                peers.xinetd(peers.micro_httpd),
-                ("xinetd", "micro-httpd"),
-            ),
-            Contestant("nginx", "shown", peers.nginx, ("nginx",)),
+            *httpd(),
+            xinetd("xinetd + micro-httpd", peers.micro_httpd, "micro-httpd"),
+            NGINX,
             Contestant(
                 "the limit + micro-httpd",
                 "limit",
@@ -163,9 +179,34 @@ SCENES = (
                 ("micro-httpd",),
             ),
         ),
+        (
+            *(
+                Target(f"superd {mode}", "rate", ">=", 5, "xinetd + micro-httpd")
+                for mode in ("process", "pool", "loop")
+            ),
+            Target("superd loop", "rate", ">=", 0.5, "nginx"),
+        ),
+        argument=SMALL,
+    ),
+    Scene(
+        "httpd-keepalive",
+        "keep",
+        (*httpd(KEPT), NGINX),
+        (Target("superd loop", "rate", ">=", 0.4, "nginx"),),
+        unit="request",
+        argument=SMALL,
+        clients=KEPT,
+    ),
+    Scene(
+        "httpd-10m",
+        "http",
+        (*httpd(), NGINX),
         tuple(
-            Target(f"superd {mode}", "rate", ">=", 4, "xinetd + micro-httpd")
+            Target(f"superd {mode}", "rate", ">=", 0.9, "nginx")
             for mode in ("process", "pool", "loop")
         ),
+        unit="file of 10 MiB",
+        argument=LARGE,
+        mib=10,
     ),
 )

@@ -107,18 +107,16 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the load generator is told: its mode, clients, and the mode's argument."""
+    """What a load generator is told: its program and mode, clients, and arguments."""
 
-    program: str
-    mode: str
+    program: tuple[str, ...]
     clients: int
-    argument: str = ""
+    arguments: tuple[str, ...] = ()
 
     def start(self, port: int, seconds: float) -> subprocess.Popen[bytes]:
         """Start it; `finish` gives its figures."""
-        command = [self.program, self.mode, str(port), str(self.clients), str(seconds)]
-        if self.argument:
-            command.append(self.argument)
+        numbers = (str(port), str(self.clients), str(seconds))
+        command = [*self.program, *numbers, *self.arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE)
 
     def run(self, port: int, seconds: float) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def reload(effort: Effort, programs: dict[str, str], folder: Path) -> Table:
     except DidNotStartError as error:
         leave_out(table, "superd with 200 services", error)
         return table
-    load = Load(programs["load"], "paced", PACED_CLIENTS, str(PACE_US))
+    load = Load((programs["load"], "paced"), PACED_CLIENTS, (str(PACE_US),))
     try:
         load.run(reloads.server.ports[0], 0.5)
         still = 0.0

@@ -7,6 +7,7 @@ be logged in. Only the question for a list loads this, because ctypes is no ligh
 from __future__ import annotations
 
 import ctypes
+import pwd
 from typing import Final
 
 from superd.handlers.finger_logins import Login, text_of
@@ -16,6 +17,9 @@ PEOPLE: Final = frozenset(
     {b"user", b"user-early", b"user-light", b"user-early-light"}  # systemd 256, 257
 )
 """Classes of a person's session: others are of greeters, of cron, of a user's manager."""
+
+HERE: Final = frozenset({b"online", b"active"})
+"""Not opening; and closing is that of somebody who has left something running."""
 
 MOST: Final = 2730
 """Sessions that are looked at: as many as are read of utmp."""
@@ -33,11 +37,12 @@ def logins(library: str = LIBRARY) -> list[Login]:
     found = []
     for session in sessions.names():
         kind, state = sessions.ask("class", session), sessions.ask("state", session)
-        name = sessions.ask("username", session)
-        # A session that is closing is that of somebody who has left something running.
-        if kind in PEOPLE and state not in (None, b"closing") and name:
+        if kind not in PEOPLE or state not in HERE:
+            continue
+        name = sessions.user(session)
+        if name is not None:
             tty = sessions.ask("tty", session)
-            found.append(Login(text_of(name), text_of(tty) if tty else NO_TTY))
+            found.append(Login(name, text_of(tty) if tty else NO_TTY))
     return found
 
 
@@ -48,10 +53,13 @@ class _Sessions:
         self._list = systemd.sd_get_sessions
         self._list.argtypes = [ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p))]
         self._ask = {}
-        for what in ("class", "state", "username", "tty"):
+        for what in ("class", "state", "tty"):
             call = getattr(systemd, f"sd_session_get_{what}")
             call.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)]
             self._ask[what] = call
+        # Not sd_session_get_username: it came with systemd 254.
+        self._user = systemd.sd_session_get_uid
+        self._user.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint32)]
         self._free = ctypes.CDLL(None).free
         self._free.argtypes = [ctypes.c_void_p]
         self._free.restype = None
@@ -70,6 +78,16 @@ class _Sessions:
         if self._ask[what](session, ctypes.byref(value)) < 0:
             return None
         return self._take(value.value) if value.value else None
+
+    def user(self, session: bytes) -> str | None:
+        """Say whose it is; None where the session has gone, or the user."""
+        uid = ctypes.c_uint32()
+        if self._user(session, ctypes.byref(uid)) < 0:
+            return None
+        try:
+            return pwd.getpwuid(uid.value).pw_name
+        except KeyError:
+            return None
 
     def _take(self, address: int) -> bytes:
         text: bytes = ctypes.string_at(address)

@@ -6,6 +6,7 @@ test_systemd_boot.py judges it. Nothing here is judged.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -36,6 +37,18 @@ NEW = """\
   new:
     listen: 127.0.0.1:7009
     handler: echo
+"""
+FINGER = """\
+services:
+  finger:
+    listen: 127.0.0.1:79
+    handler: finger
+    user: nobody
+    options: {list: true, builtin: true}
+"""
+LOGIN = """\
+account required pam_permit.so
+session required pam_systemd.so
 """
 ACTIVATED = """\
 services:
@@ -247,9 +260,39 @@ def unprivileged():
     drop_in("")
 
 
+def fingered():
+    return talk(79, b"\r\n")
+
+
+def logins():
+    """Log somebody in, and ask by finger where there is no utmp to tell."""
+    SEEN["pam"] = bool(glob.glob("/usr/lib/*/security/pam_systemd.so"))
+    if not SEEN["pam"]:
+        return
+    must("useradd", "--create-home", "--comment", "Alice Liddell", "alice")
+    with open("/etc/pam.d/box", "w") as file:
+        file.write(LOGIN)
+    if os.path.exists("/run/utmp"):
+        os.remove("/run/utmp")
+    write(FINGER)
+    must("systemctl", "start", "superd")
+    SEEN["nobody in"] = fingered()
+    # Not --type=exec: with PAM that one returns when the command has ended.
+    login = ["--unit=alice", "--property=PAMName=box", "--property=User=alice"]
+    login += ["--property=TTYPath=/dev/pts/9", "/bin/sleep", "infinity"]
+    must("systemd-run", "--quiet", *login)
+    SEEN["alice in"] = eventually(lambda: "alice" in (said := fingered()) and said)
+    must("loginctl", "terminate-user", "alice")
+    SEEN["alice gone"] = eventually(
+        lambda: "alice" not in (said := fingered()) and said
+    )
+    must("systemctl", "stop", "superd")
+
+
 def main():
     run("ip", "link", "set", "lo", "up")
-    for step in (install, life, death, stop, activation, unprivileged):
+    steps = (install, life, death, stop, activation, unprivileged, logins)
+    for step in steps:
         began = time.monotonic()
         step()
         print(f"{step.__name__}: {time.monotonic() - began:.1f} s")

@@ -186,6 +186,16 @@ def test_as_a_user_of_its_own_it_has_low_ports_and_no_root_process(seen):
     assert seen["unprivileged uids"] == [seen["uid"]]
 
 
+def test_finger_lists_the_sessions_of_logind_where_there_is_no_utmp(seen):
+    if not seen["pam"]:
+        pytest.skip("pam_systemd is not installed: apt install libpam-systemd")
+    nobody = "No one logged on.\r\n"
+    assert seen["nobody in"] == nobody
+    _, *lines = seen["alice in"].splitlines()
+    assert [line.split() for line in lines] == [["alice", "Alice", "Liddell", "pts/9"]]
+    assert seen["alice gone"] == nobody
+
+
 def test_the_journal_has_each_connection_and_what_its_handler_said(journal):
     messages = [text for _, text in journal]
     assert any(text.startswith("accept service=cat conn=2 peer=") for text in messages)
