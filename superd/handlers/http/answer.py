@@ -132,9 +132,11 @@ def _own_page(root: int, names: Sequence[bytes], site: Site) -> bytes:
     if file is None:
         return b""
     try:
+        if file.content is not None:
+            return file.content
         return os.pread(file.fd, _LARGEST_PAGE, 0)
     finally:
-        os.close(file.fd)
+        file.close()
 
 
 def _find(path: Path, request: Request, site: Site, root: int) -> Answer | Later:
@@ -159,7 +161,7 @@ def _find(path: Path, request: Request, site: Site, root: int) -> Answer | Later
             return _list(path, request, site, root)
         names = (*names, name)
     elif path.slash:
-        os.close(file.fd)
+        file.close()
         raise Refused(404, "there is no such file")
     opened, kept = [file], None
     try:
@@ -173,7 +175,7 @@ def _find(path: Path, request: Request, site: Site, root: int) -> Answer | Later
     finally:
         for one in opened:
             if one is not kept:
-                os.close(one.fd)
+                one.close()
     return answer
 
 
@@ -199,7 +201,7 @@ def _compressed(
             continue
         if sibling.mtime_ns >= file.mtime_ns:
             return sibling, coding.NAMES[ending]
-        os.close(sibling.fd)
+        sibling.close()
     return file, ""
 
 

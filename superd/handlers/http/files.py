@@ -19,6 +19,7 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from superd.handlers.http.refusal import Refused
+from superd.handlers.http.shelf import SHELF
 from superd.handlers.http.target import MOST_NAMES
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class Rules(NamedTuple):
 
 
 class File(NamedTuple):
-    """A regular file, open; whoever has it closes it."""
+    """A regular file, open; whoever has it closes it.
+
+    One whose content is kept is not open, and `fd` is -1.
+    """
 
     fd: int
     size: int
@@ -59,6 +63,12 @@ class File(NamedTuple):
     inode: int
     siblings: Sequence[bytes] = ()
     """Of the endings that were asked for, those that files beside this one have."""
+    content: bytes | None = None
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 def open_path(
@@ -111,7 +121,7 @@ def open_directory(
     try:
         file = _walk(root, names, stack, rules, ())
         if file is not None:
-            os.close(file.fd)
+            file.close()
             raise Refused(404, "there is no such file")
         how = _LISTED if listed else _DIRECTORY
         fd = os.open(b".", how, dir_fd=stack[-1] if stack else root)
@@ -179,10 +189,13 @@ def _walk(
             if len(owners) < len(ahead):
                 raise Refused(404, "there is no such file")
             _check_kind(info)
-            siblings = [
-                one for one in endings if itself and _is_there(name + one, here)
-            ]
-            return _open_file(name, here, rules, owners, siblings)
+            siblings = SHELF.siblings(name, here, endings) if itself else ()
+            content = SHELF.find(info)
+            if content is None:
+                return _open_file(name, here, rules, owners, siblings)
+            _check_file(info, rules, owners)
+            size, mtime_ns = info.st_size, info.st_mtime_ns
+            return File(-1, size, mtime_ns, info.st_ino, siblings, content)
     return None
 
 
@@ -199,11 +212,6 @@ def _read_link(name: bytes, here: int) -> tuple[int, bytes]:
         os.close(fd)
 
 
-def _is_there(name: bytes, here: int) -> bool:
-    """Tell whether a name exists, without the exception of a stat."""
-    return os.access(name, os.F_OK, dir_fd=here, follow_symlinks=False)
-
-
 def _open_file(
     name: bytes,
     here: int,
@@ -215,15 +223,19 @@ def _open_file(
     try:
         info = os.fstat(fd)
         # Looked at again: between stat and open the name may have changed its meaning.
-        _check_kind(info)
-        if rules.world_readable:
-            _check_mode(info, stat.S_IROTH)
-        for owner in owners:
-            _check_owner(info, owner)
+        _check_file(info, rules, owners)
     except BaseException:
         os.close(fd)
         raise
     return File(fd, info.st_size, info.st_mtime_ns, info.st_ino, siblings)
+
+
+def _check_file(info: os.stat_result, rules: Rules, owners: Iterable[int]) -> None:
+    _check_kind(info)
+    if rules.world_readable:
+        _check_mode(info, stat.S_IROTH)
+    for owner in owners:
+        _check_owner(info, owner)
 
 
 def _check_owner(info: os.stat_result, owner: int) -> None:

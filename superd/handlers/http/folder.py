@@ -101,5 +101,5 @@ def _follow(
         return None
     if file is None:
         return Entry(names[-1], True, 0, int(info.st_mtime))
-    os.close(file.fd)
+    file.close()
     return Entry(names[-1], False, file.size, file.mtime_ns // 1_000_000_000)

@@ -84,9 +84,11 @@ TYPES: Final = {
 def type_of(name: bytes, types: Mapping[str, str] = TYPES) -> str:
     """Return the Content-Type of a file of this name."""
     _, dot, suffix = name.rpartition(b".")
-    kind = types.get(suffix.decode("latin-1").lower(), OTHER) if dot else OTHER
+    if not dot:
+        return OTHER
+    kind = types.get(suffix.decode("latin-1").lower(), OTHER)
     # Text without a charset is guessed at, and a guess can be made to run (RFC 2854 4).
-    return kind + "; charset=utf-8" if kind.startswith("text/") else kind
+    return f"{kind}; charset=utf-8" if kind[:5] == "text/" else kind
 
 
 def read_types(path: str) -> dict[str, str]:

@@ -76,7 +76,8 @@ def head_of(
     `extra` has the operator's lines, for every answer alike.
     """
     lines = [f"HTTP/1.1 {status} {REASONS[status]}", f"Date: {date_of(now)}"]
-    lines += [f"{name}: {value}" for name, value in fields]
+    for name, value in fields:
+        lines.append(f"{name}: {value}")
     lines.append("X-Content-Type-Options: nosniff")
     lines += extra
     if not keep:
@@ -84,7 +85,8 @@ def head_of(
     elif minor == 0:
         # An HTTP/1.0 client takes silence for the end (RFC 9112 9.3).
         lines.append("Connection: keep-alive")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("latin-1")
 
 
 def page_of(status: int, text: str, link: str = "") -> bytes:

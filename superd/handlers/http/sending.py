@@ -14,6 +14,7 @@ from superd.handlers import stdio
 from superd.handlers.conversation import SendAtOnce, SendFile, Write
 from superd.handlers.http import response
 from superd.handlers.http.ranges import Piece
+from superd.handlers.http.shelf import LARGEST, SHELF
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from superd.handlers.http.files import File
     from superd.handlers.http.site import Site
 
-_SMALL: Final = 16384
+_SMALL: Final = LARGEST
 """A body up to here goes out with its head in one packet or two; more by sendfile."""
 _WITHOUT_BODY: Final = frozenset({204, 304})
 """No Content-Length either (RFC 9110 8.6)."""
@@ -45,7 +46,7 @@ def send(
     try:
         body, size = answer.page, _size_of(answer)
         whole = True
-        if file is not None and size <= _SMALL:
+        if file is not None and (size <= _SMALL or file.content is not None):
             body, file = _read_body(answer, file), None
             if answer.pieces:
                 whole = _is_whole(len(body), size)
@@ -73,7 +74,7 @@ def send(
         return (yield from _send_pieces(answer, file, head, deadline))
     finally:
         if answer.file is not None:
-            os.close(answer.file.fd)
+            answer.file.close()
 
 
 def _send_pieces(
@@ -113,9 +114,16 @@ def _size_of(answer: Answer) -> int:
 
 def _read_body(answer: Answer, file: File) -> bytes:
     """Put a small body together."""
+    content = file.content
     if not answer.pieces:
-        return os.pread(file.fd, file.size, 0)
+        if content is None:
+            content = os.pread(file.fd, file.size, 0)
+            SHELF.keep(file, content)
+        return content
     parts = []
-    for piece in answer.pieces:
-        parts += [piece.head, os.pread(file.fd, piece.size, piece.start)]
+    for head, start, size in answer.pieces:
+        if content is None:
+            parts += [head, os.pread(file.fd, size, start)]
+        else:
+            parts += [head, content[start : start + size]]
     return b"".join([*parts, answer.page])

@@ -39,7 +39,7 @@ class Path(NamedTuple):
     def hidden(self) -> bool:
         """A name begins with a dot; /.well-known/ is for the world (RFC 8615)."""
         names = self.names[1:] if self.names[:1] == (b".well-known",) else self.names
-        return any(name.startswith(b".") for name in names)
+        return b"/." in b"/" + b"/".join(names)
 
     def as_directory(self) -> bytes:
         """Spell the path as a Location with a slash at its end.
