@@ -9,7 +9,7 @@ The rules of this file:
 - Nothing is received that nobody has asked for. A peer that sends faster than its handler
   reads fills the kernel's buffer and has to wait (only a search for a separator takes in
   what comes behind it).
-- A handler whose calls succeed at once lets the others in after every 16 of them, or after
+- A handler whose calls succeed at once lets the others in after every 4 of them, or after
   256 KiB: `BUDGET`.
 - A buffer is there only while something is in it: an idle connection has none.
 - Level-triggered readiness that nobody waits for any more is unwatched when it shows, not
@@ -35,8 +35,8 @@ LIMIT = 1 << 16
 CHUNK = 1 << 16
 """Bytes of one recv(2)."""
 
-COST = 1 << 14
-BUDGET = 16 * COST
+COST = 1 << 16
+BUDGET = 4 * COST
 """What a handler may spend before it lets others in. A call costs `COST` and a byte 1."""
 
 ERRNO_PEER_GONE = frozenset(
