@@ -53,9 +53,10 @@ def next_hop(query: Query, hosts: Sequence[str], port: int) -> Hop | None:
 
 def ask(hop: Hop, deadline: float, cap: int) -> tuple[bytes, str]:
     """Ask; returns `cap` bytes of answer at most, and what went wrong."""
-    with finger_program.stoppable():
+    with finger_program.stoppable() as allow_stop:
         pid, reader = _start(hop, deadline)
         try:
+            allow_stop()
             return finger_program.collect(reader, deadline, cap, "the host")
         finally:
             with suppress(ProcessLookupError):

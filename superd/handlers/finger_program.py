@@ -19,7 +19,7 @@ from superd.handlers import stdio
 from superd.handlers.exits import SetupError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PLACES: Final = ("/usr/bin/finger", "/bin/finger", "/usr/local/bin/finger")
 TOO_LONG: Final = "the program took too long"
@@ -46,9 +46,10 @@ def ask(program: str, flags: list[str], deadline: float, cap: int) -> tuple[byte
 
     Whatever the program started is dead when this returns.
     """
-    with stoppable():
+    with stoppable() as allow_stop:
         pid, reader = start(program, flags)
         try:
+            allow_stop()
             return collect(reader, deadline, cap)
         finally:
             end(pid)
@@ -59,9 +60,10 @@ def speak(program: str, flags: list[str], fd: int, deadline: float) -> str:
 
     Whatever the program started is dead when this returns.
     """
-    with stoppable():
+    with stoppable() as allow_stop:
         pid = start_on(program, flags, fd)
         try:
+            allow_stop()
             pidfd = os.pidfd_open(pid)
             try:
                 ended = stdio.wait(pidfd, POLLIN, deadline - monotonic())
@@ -73,16 +75,23 @@ def speak(program: str, flags: list[str], fd: int, deadline: float) -> str:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[Callable[[], None]]:
     """Take SIGTERM as the way out that passes every `finally`.
 
-    What we start is not in our group: whoever stops us stops it through us.
+    What we start is not in our group: whoever stops us stops it through us. So SIGTERM
+    waits until the call that this gives: it is made where what was started will be ended.
     """
     before = signal.signal(signal.SIGTERM, _leave)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+
+    def allow_stop() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     try:
-        yield
+        yield allow_stop
     finally:
         signal.signal(signal.SIGTERM, before)
+        allow_stop()
 
 
 def start(program: str, flags: list[str]) -> tuple[int, int]:
