@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from superd.handlers.exits import TooSlow
 
@@ -26,14 +26,21 @@ if TYPE_CHECKING:
     Conversation = Generator["Step", Any, int]
 
 
+WAIT: Final = object()
+"""What a step gives that has to be waited for."""
+
+
 class Step(Protocol):
     """What a conversation asks for."""
 
     def blocking(self, wire: Wire) -> Any:
         """Do it, however long it takes up to its deadline."""
 
+    def at_once(self, reader: Reader, writer: Writer) -> Any:
+        """Do it where that takes no waiting; WAIT where it does, with nothing done."""
+
     async def waiting(self, reader: Reader, writer: Writer) -> Any:
-        """Do it and let others be served meanwhile."""
+        """Do what at_once() left, and let others be served meanwhile."""
 
 
 class Read(NamedTuple):
@@ -46,6 +53,11 @@ class Read(NamedTuple):
     def blocking(self, wire: Wire) -> bytes:
         """Read from fd 0."""
         return wire.read(self.size, self.deadline, self.what)
+
+    def at_once(self, reader: Reader, writer: Writer) -> Any:  # noqa: ARG002
+        """Take what is there."""
+        data = reader.read_nowait(self.size)
+        return WAIT if data is None else data
 
     async def waiting(self, reader: Reader, writer: Writer) -> bytes:  # noqa: ARG002
         """Read from the stream."""
@@ -71,9 +83,13 @@ class Write(NamedTuple):
         """Write to fd 1."""
         wire.write(self.data, self.deadline, self.what, more=self.more)
 
-    async def waiting(self, reader: Reader, writer: Writer) -> None:  # noqa: ARG002
-        """Write to the stream."""
+    def at_once(self, reader: Reader, writer: Writer) -> Any:  # noqa: ARG002
+        """Write to the stream; only the peer may have to be waited for."""
         writer.write(self.data)
+        return None if writer.is_drained() else WAIT
+
+    async def waiting(self, reader: Reader, writer: Writer) -> None:  # noqa: ARG002
+        """Wait until the peer has read enough."""
         try:
             await writer.drain(self.deadline)
         except TimeoutError:
@@ -94,6 +110,10 @@ class SendFile(NamedTuple):
         """Let the kernel copy it to fd 1."""
         return wire.write_file(self.fd, self.start, self.size, self.deadline, self.what)
 
+    def at_once(self, reader: Reader, writer: Writer) -> Any:  # noqa: ARG002
+        """Leave it to waiting(): a file is mostly more than fits."""
+        return WAIT
+
     async def waiting(self, reader: Reader, writer: Writer) -> int:  # noqa: ARG002
         """Let the kernel copy it to the stream, behind what was written."""
         try:
@@ -110,11 +130,14 @@ class SendAtOnce(NamedTuple):
         """Set it on fd 1."""
         wire.send_at_once()
 
-    async def waiting(self, reader: Reader, writer: Writer) -> None:  # noqa: ARG002
+    def at_once(self, reader: Reader, writer: Writer) -> Any:  # noqa: ARG002
         """Set it on the stream's socket."""
         sock = writer.get_extra_info("socket")
         with suppress(OSError):  # EOPNOTSUPP: no TCP
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    async def waiting(self, reader: Reader, writer: Writer) -> None:
+        """Nothing is left."""
 
 
 class Linger(NamedTuple):
@@ -124,8 +147,11 @@ class Linger(NamedTuple):
         """Do so, unless the launcher will."""
         wire.linger()
 
-    async def waiting(self, reader: Reader, writer: Writer) -> None:
+    def at_once(self, reader: Reader, writer: Writer) -> None:
         """Leave it to the worker, whose part it is."""
+
+    async def waiting(self, reader: Reader, writer: Writer) -> None:
+        """Nothing is left."""
 
 
 class Work(NamedTuple):
@@ -137,6 +163,10 @@ class Work(NamedTuple):
     def blocking(self, wire: Wire) -> Any:  # noqa: ARG002
         """Do it here and now."""
         return self.here()
+
+    def at_once(self, reader: Reader, writer: Writer) -> Any:  # noqa: ARG002
+        """Leave it to waiting(): it is here because it takes its time."""
+        return WAIT
 
     async def waiting(self, reader: Reader, writer: Writer) -> Any:  # noqa: ARG002
         """Do it where it holds up nobody."""
@@ -178,7 +208,9 @@ async def talk_in_loop(
         step = next(conversation)
         while True:
             try:
-                result = await step.waiting(reader, writer)
+                result = step.at_once(reader, writer)
+                if result is WAIT:
+                    result = await step.waiting(reader, writer)
             except Exception as error:  # noqa: BLE001  the conversation's to judge
                 step = conversation.throw(error)
             else:

@@ -16,7 +16,7 @@ from superd.handlers import (
     finger_program,
     stdio,
 )
-from superd.handlers.conversation import Work
+from superd.handlers.conversation import WAIT, Work
 from superd.handlers.exits import SetupError
 from superd.handlers.finger_query import clean, is_name, shorten
 
@@ -172,6 +172,10 @@ class Speak(NamedTuple):
     def blocking(self, wire: Wire) -> str:  # noqa: ARG002
         """Give it fd 1."""
         return finger_program.speak(self.program, self.flags, 1, self.deadline)
+
+    def at_once(self, reader: Reader, writer: Writer) -> Any:  # noqa: ARG002
+        """Leave it to waiting(): a program takes its time."""
+        return WAIT
 
     async def waiting(self, reader: Reader, writer: Writer) -> str:  # noqa: ARG002
         """Give it the socket of the stream."""

@@ -22,6 +22,12 @@ class Reader(Protocol):
         moment of time.monotonic().
         """
 
+    def read_nowait(self, n: int) -> bytes | None:
+        """Return what read() would without waiting; None where it would wait.
+
+        Not in asyncio. read() is to be called then, at once.
+        """
+
     async def readline(self) -> bytes:
         """Return a line with its end; ValueError for one of more than 64 KiB."""
 
@@ -50,6 +56,12 @@ class Writer(Protocol):
         """Wait while more than 64 KiB are unsent; ConnectionError for a peer gone.
 
         More than asyncio's: TimeoutError when it is still so at the `deadline`.
+        """
+
+    def is_drained(self) -> bool:
+        """Tell whether drain() would come back at once and without an error.
+
+        Not in asyncio.
         """
 
     async def sendfile(

@@ -123,6 +123,17 @@ class Writer:
             self._reader.spent = 0
             await let_others_in()
 
+    def is_drained(self) -> bool:
+        """Say whether drain() would come back at once, and without an error."""
+        reader = self._reader
+        return (
+            len(self._buffer) <= HIGH
+            and reader.spent < BUDGET
+            and self._error is None
+            and reader.error is None
+            and not self._closing
+        )
+
     async def sendfile(
         self, fd: int, offset: int, count: int, deadline: float | None = None
     ) -> int:

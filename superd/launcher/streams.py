@@ -81,6 +81,7 @@ class Reader:
 
     __slots__ = (
         "_buffer",
+        "_dry",
         "_eof",
         "_fd",
         "_limit",
@@ -107,6 +108,7 @@ class Reader:
         # bytes as they came, or a bytearray when some of them, or several, are left.
         self._buffer: bytes | bytearray = b""
         self._eof = False
+        self._dry = False  # read_nowait() has found nothing
         self._waiter: asyncio.Future[bool] | None = None
         self._wanted = 0
         self._watched = False
@@ -143,14 +145,32 @@ class Reader:
         if self.spent >= BUDGET:
             self.spent = 0
             await let_others_in()
+        dry = self._dry and not self._buffer and not self._eof
+        self._dry = False
+        data = None if dry else self.read_nowait(n)
+        if data is None:
+            self._dry = False
+            await self._wait(n, deadline)
+            return self._take(n)
+        return data
+
+    def read_nowait(self, n: int) -> bytes | None:
+        """Return what read() would without waiting; None where it would wait.
+
+        To be followed by read() then: it does not ask the kernel again.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.spent >= BUDGET:
+            return None
         if self._buffer or self._eof:
             self.spent += COST
             return self._take(n)
         try:
             data = self._sock.recv(min(n, CHUNK))
         except BlockingIOError:
-            await self._wait(n, deadline)
-            return self._take(n)
+            self._dry = True
+            return None
         except OSError as error:
             self.error = blame(error)
             raise self.error from None

@@ -400,6 +400,50 @@ def test_many_short_lines_are_read_in_linear_time_and_shared_fairly(loop):
     run(loop, main)
 
 
+def test_what_is_there_can_be_had_without_waiting(loop):
+    async def main(peer, reader, writer):
+        assert reader.read_nowait(10) is None
+        assert writer.is_drained()
+        peer.send(b"hello")
+        # Nothing was there when it was asked, so the next read waits for the loop.
+        assert await reader.read(3) == b"hel"
+        assert reader.read_nowait(10) == b"lo"
+        assert reader.read_nowait(10) is None
+        peer.send(b"more")
+        assert reader.read_nowait(10) == b"more"
+        peer.close()
+        assert reader.read_nowait(10) == b""
+        assert reader.read_nowait(10) == b""
+        assert reader.at_eof()
+        reader.spent = BUDGET
+        assert reader.read_nowait(10) is None
+        assert not writer.is_drained()
+        assert await reader.read(10) == b""
+
+    run(loop, main)
+
+
+def test_a_read_after_one_without_waiting_sees_the_end_that_came_meanwhile(loop):
+    async def main(_peer, reader, _writer):
+        assert reader.read_nowait(10) is None
+        reader.end()
+        assert await reader.read(10) == b""
+
+    run(loop, main)
+
+
+def test_what_is_unsent_or_has_failed_is_not_drained(loop):
+    async def main(peer, _reader, writer):
+        fill(writer)
+        assert not writer.is_drained()
+        peer.close()
+        with pytest.raises(ConnectionError):
+            await writer.drain()
+        assert not writer.is_drained()
+
+    run(loop, main, tcp)
+
+
 @pytest.mark.parametrize(
     ("size", "most"), [(1, BUDGET // COST), (CHUNK, BUDGET // (CHUNK + COST) + 1)]
 )
