@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from superd.handlers.http import style
 from superd.handlers.http.media import type_of
-from superd.handlers.http.response import REASONS, date_of, head_of, page_of
+from superd.handlers.http.response import REASONS, date_of, head_of, lines_of, page_of
 
 
 @given(st.integers(0, 253402300799))
@@ -42,16 +42,26 @@ def test_a_page_has_no_tag_of_the_peer(text, status):
     tags = Tags()
     page = page_of(status, text.encode("utf-8", "replace").decode()).decode()
     tags.feed(page)
-    assert tags.seen == ("html", "head", *["meta"] * 3, "title", "style", "body", "h1", "p")
+    assert tags.seen == (
+        "html",
+        "head",
+        *["meta"] * 3,
+        "title",
+        "style",
+        "body",
+        "h1",
+        "p",
+    )
     if text.isalnum():
         assert text[1:] in html.unescape(page)
 
 
 def test_a_head_has_date_and_nosniff_and_no_version():
-    head = head_of(200, [("A", "b")], now=0, keep=True, minor=1)
+    lines = lines_of([("A", "b")], ["C: d"])
+    head = head_of(200, lines, now=0.9, keep=True, minor=1)
     assert head == (
         b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nA: b\r\n"
-        b"X-Content-Type-Options: nosniff\r\n\r\n"
+        b"X-Content-Type-Options: nosniff\r\nC: d\r\n\r\n"
     )
 
 
@@ -65,7 +75,7 @@ def test_a_head_has_date_and_nosniff_and_no_version():
     ],
 )
 def test_connection_is_said_where_it_is_not_understood(keep, minor, line):
-    head = head_of(404, [], now=0, keep=keep, minor=minor)
+    head = head_of(404, lines_of([]), now=0, keep=keep, minor=minor)
     assert head.endswith(b"nosniff\r\n" + line + b"\r\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superd.handlers.conversation import Read, Write
+from superd.handlers.http.caching import CacheControl
 from superd.handlers.http.connection import converse
 from superd.handlers.http.files import File, Rules, open_path
 from superd.handlers.http.root import open_root
@@ -165,7 +167,8 @@ OLD = os.path.join(os.path.dirname(os.__file__), "this.py")
 def test_a_kept_file_is_served_as_an_open_one_and_opened_no_more():
     root = open_root(os.path.dirname(OLD))
     try:
-        answers = [play(root) for _ in range(3)]
+        site = Site(described={})
+        answers = [play(root, site) for _ in range(3)]
         again = open_path(root, [b"this.py"], Rules())
         assert again.fd == -1
         again.close()
@@ -179,11 +182,34 @@ def test_a_kept_file_is_served_as_an_open_one_and_opened_no_more():
         assert part.endswith(b"\r\n\r\n" + content[5:10])
         assert b"\r\n\r\n" + content[-3:] + b"\r\n--" in parts
         assert head.endswith(b"\r\n\r\n")
-    assert len({answer[0].partition(b"\r\n\r\n")[2] for answer in answers}) == 1
+    # Head and all, but for the dates and the boundary.
+    dates = re.compile(rb"Date: [^\r]*|[0-9a-f]{32}")
+    assert (
+        len({tuple(dates.sub(b"", one) for one in answer) for answer in answers}) == 1
+    )
 
 
-def play(root):
+def test_what_is_known_of_a_file_is_told_as_its_path_and_site_say():
+    """The same file under two paths and in two sites."""
+    root = open_root(os.path.dirname(OLD))
+    sites = [
+        Site(headers=("X-A: b",), described={}),
+        Site(cache_control=CacheControl([("*", "no-store")]), described={}),
+    ]
+    try:
+        found = [play(root, site)[0] for _ in range(2) for site in sites]
+    finally:
+        os.close(root)
+    for answer, line in zip(
+        found, [b"X-A: b", b"Cache-Control: no-store"] * 2, strict=True
+    ):
+        assert b"\r\n" + line + b"\r\n" in answer
+        assert sum(one in answer for one in (b"X-A", b"no-store")) == 1
+
+
+def play(root, site=None):
     """Ask for the file in four ways on one connection."""
+    site = site or Site(described={})
     ask = b"%b /this.py HTTP/1.1\r\nHost: x\r\n%b\r\n"
     waiting = [
         ask % (b"GET", b""),
@@ -193,7 +219,7 @@ def play(root):
         b"",
     ]
     written = []
-    talk = converse(Site(), root)
+    talk = converse(site, root)
     step = next(talk)
     try:
         while True:

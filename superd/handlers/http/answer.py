@@ -49,6 +49,10 @@ _UNKEPT: Final = ("Cache-Control", "max-age=0")
 _VARY: Final = ("Vary", "Accept-Encoding")
 _NOTHING: Final = conditional.Validators("", None)
 _EXPECTED: Final = frozenset({b"100-continue"})
+_SPECIAL: Final = conditional.CONDITIONS | {b"range"}
+"""Fields without which a request for a file asks for all of it, whatever its state."""
+_DESCRIBED: Final = 1024
+"""Files whose fields are kept as they are sent."""
 _LARGEST_PAGE: Final = 1 << 18
 """Bytes of an error page of the operator's."""
 
@@ -64,6 +68,8 @@ class Answer(NamedTuple):
     page: bytes = b""
     file: files.File | None = None
     pieces: Sequence[ranges.Piece] = ()
+    lines: bytes = b""
+    """The fields as they are sent, Content-Length too, where they are known already."""
 
 
 class Later(NamedTuple):
@@ -239,25 +245,26 @@ def _answer_with(
     varies: bool,  # noqa: FBT001
 ) -> Answer:
     """Send a file, a part of it, or word that the peer needs none of it."""
+    known = site.described
+    if (
+        known is not None
+        and file.content is not None
+        and _SPECIAL.isdisjoint(request.fields)
+    ):
+        key = (*names, file.mtime_ns, file.size, file.inode, encoding, varies)
+        if key not in known:
+            _describe(file, encoding, names, site, key)
+        return Answer(200, file=file, lines=known[key])
     now = time.time()
     there = conditional.validators_of(file.mtime_ns, file.size, file.inode, now)
-    state = [("ETag", there.tag)]
-    if control := site.cache_control.of(names):
-        state.append(("Cache-Control", control))
-    if varies:
-        state.append(_VARY)
+    state = _state(there, names, site, varies=varies)
     status = conditional.judge(request, there, now)
     if status == 304:  # noqa: PLR2004
         # What RFC 9110 15.4.5 asks for, and no more: the peer has the rest.
         return Answer(304, state)
     if status is not None:
         raise Refused(status, "the file is not in the state that was asked for")
-    kind = media.type_of(names[-1], site.types)
-    fields = [("Content-Type", kind), ("Accept-Ranges", "bytes"), *state]
-    if encoding:
-        fields.append(("Content-Encoding", encoding))
-    if there.modified is not None:
-        fields.append(("Last-Modified", response.date_of(there.modified)))
+    fields = _fields(there, encoding, names, site, state)
     # 14.2: Range is for GET alone, and comes after every other condition.
     if request.method == b"GET":
         wanted = request.values(b"range")
@@ -266,6 +273,56 @@ def _answer_with(
             if spans is not None:
                 return _answer_with_parts(file, spans, fields)
     return Answer(200, fields, file=file)
+
+
+def _state(
+    there: conditional.Validators, names: Sequence[bytes], site: Site, *, varies: bool
+) -> list[tuple[str, str]]:
+    """Say in which state the file is, and for how long: what a 304 says, too."""
+    state = [("ETag", there.tag)]
+    if control := site.cache_control.of(names):
+        state.append(("Cache-Control", control))
+    if varies:
+        state.append(_VARY)
+    return state
+
+
+def _fields(
+    there: conditional.Validators,
+    encoding: str,
+    names: Sequence[bytes],
+    site: Site,
+    state: list[tuple[str, str]],
+) -> list[tuple[str, str]]:
+    """Describe a file; the first field is its type."""
+    kind = media.type_of(names[-1], site.types)
+    fields = [("Content-Type", kind), ("Accept-Ranges", "bytes"), *state]
+    if encoding:
+        fields.append(("Content-Encoding", encoding))
+    if there.modified is not None:
+        fields.append(("Last-Modified", response.date_of(there.modified)))
+    return fields
+
+
+def _describe(
+    file: files.File,
+    encoding: str,
+    names: Sequence[bytes],
+    site: Site,
+    key: tuple[object, ...],
+) -> None:
+    """Write the fields of a file whose content is kept: they hold as long as that."""
+    known = site.described
+    assert known is not None
+    now = time.time()
+    # What is kept has settled: its tag is strong.
+    there = conditional.validators_of(file.mtime_ns, file.size, file.inode, now)
+    state = _state(there, names, site, varies=bool(key[-1]))
+    fields = _fields(there, encoding, names, site, state)
+    fields.append(("Content-Length", str(file.size)))
+    if len(known) >= _DESCRIBED:
+        known.clear()
+    known[key] = response.lines_of(fields, site.headers)
 
 
 def _answer_with_parts(

@@ -62,31 +62,32 @@ def _date_of_second(second: int) -> str:
     )
 
 
-def head_of(
-    status: int,
-    fields: Iterable[tuple[str, str]],
-    *,
-    now: float,
-    keep: bool,
-    minor: int,
-    extra: Iterable[str] = (),
-) -> bytes:
-    """Write the head of an answer: Date first, Connection where it is needed.
+def head_of(status: int, lines: bytes, *, now: float, keep: bool, minor: int) -> bytes:
+    """Write the head of an answer: Date first, Connection last, where it is needed."""
+    # An HTTP/1.0 client takes silence for the end (RFC 9112 9.3).
+    end = b"\r\n" if keep and minor else _STAYS if keep else _ENDS
+    return _first_lines(status, int(now)) + lines + end
+
+
+_STAYS: Final = b"Connection: keep-alive\r\n\r\n"
+_ENDS: Final = b"Connection: close\r\n\r\n"
+
+
+@lru_cache(maxsize=32)
+def _first_lines(status: int, second: int) -> bytes:
+    text = f"HTTP/1.1 {status} {REASONS[status]}\r\nDate: {date_of(second)}\r\n"
+    return text.encode("ascii")
+
+
+def lines_of(fields: Iterable[tuple[str, str]], extra: Iterable[str] = ()) -> bytes:
+    """Write the fields of an answer, each with its line end.
 
     `extra` has the operator's lines, for every answer alike.
     """
-    lines = [f"HTTP/1.1 {status} {REASONS[status]}", f"Date: {date_of(now)}"]
-    for name, value in fields:
-        lines.append(f"{name}: {value}")
-    lines.append("X-Content-Type-Options: nosniff")
-    lines += extra
-    if not keep:
-        lines.append("Connection: close")
-    elif minor == 0:
-        # An HTTP/1.0 client takes silence for the end (RFC 9112 9.3).
-        lines.append("Connection: keep-alive")
-    lines.append("\r\n")
-    return "\r\n".join(lines).encode("latin-1")
+    lines = [f"{name}: {value}\r\n" for name, value in fields]
+    lines.append("X-Content-Type-Options: nosniff\r\n")
+    lines += [f"{line}\r\n" for line in extra]
+    return "".join(lines).encode("latin-1")
 
 
 def page_of(status: int, text: str, link: str = "") -> bytes:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _SMALL: Final = LARGEST
 """A body up to here goes out with its head in one packet or two; more by sendfile."""
-_WITHOUT_BODY: Final = frozenset({204, 304})
+WITHOUT_BODY: Final = frozenset({204, 304})
 """No Content-Length either (RFC 9110 8.6)."""
 
 
@@ -52,17 +52,14 @@ def send(
                 whole = _is_whole(len(body), size)
             else:
                 size = len(body)
-        fields = answer.fields
-        if answer.status not in _WITHOUT_BODY:
-            fields = [*fields, ("Content-Length", str(size))]
-        head = response.head_of(
-            answer.status,
-            fields,
-            now=time.time(),
-            keep=keep,
-            minor=minor,
-            extra=site.headers,
-        )
+        lines = answer.lines
+        if not lines:
+            fields = answer.fields
+            if answer.status not in WITHOUT_BODY:
+                fields = [*fields, ("Content-Length", str(size))]
+            lines = response.lines_of(fields, site.headers)
+        now = time.time()
+        head = response.head_of(answer.status, lines, now=now, keep=keep, minor=minor)
         deadline = time.monotonic() + site.timeouts.send + size / site.bounds.rate
         if bare:
             yield Write(head, deadline, "the answer")

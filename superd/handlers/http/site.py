@@ -68,6 +68,8 @@ class Site(NamedTuple):
     log: AccessLog | None = None
     timeouts: Timeouts = Timeouts()
     bounds: Bounds = Bounds()
+    described: dict[tuple[object, ...], bytes] | None = None
+    """Fields of files as they were sent, for those whose content is kept."""
 
 
 def site_of(options: Options) -> Site:
@@ -96,6 +98,7 @@ def site_of(options: Options) -> Site:
             limits["requests"],
             limits["rate"],
         ),
+        described={},
     )
 
 
