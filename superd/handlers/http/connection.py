@@ -160,7 +160,7 @@ class _Connection:
 
     def _read_head(self, deadline: float) -> Generator[Step, Any, bytes | None]:
         reader = self._reader
-        while (head := reader.next_head()) is None:
+        while not reader.pending or (head := reader.next_head()) is None:
             data = yield Read(stdio.CHUNK, deadline, "its request")
             if data:
                 reader.feed(data)

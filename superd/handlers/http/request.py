@@ -8,6 +8,7 @@ would take two spaces, HTTP/0.9 and RTSP), exactly one Host, and which codings w
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -22,7 +23,9 @@ _TOKEN: Final = _ALNUM + b"!#$%&'*+-.^_`|~"
 _DIGITS: Final = b"0123456789"
 _VISIBLE: Final = bytes(range(0x21, 0x7F))
 _VALUE: Final = b"\t " + _VISIBLE + bytes(range(0x80, 0x100))
-_VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
+_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/1\.([01])")
+"""A request line with nothing to say against it."""
+_USUAL_HOST: Final = re.compile(rb"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*(?::[0-9]{1,4})?")
 _VERSION: Final = 8
 _NOTHING: Final[list[bytes]] = []
 
@@ -203,6 +206,9 @@ def parse_head(head: bytes, limits: Limits) -> Request:
 
 
 def _parse_line(line: bytes) -> tuple[bytes, bytes, int]:
+    found = _LINE.fullmatch(line)
+    if found:
+        return found[1], found[2], int(found[3])
     parts = line.split(b" ")
     if len(parts) != 3:  # noqa: PLR2004  method SP target SP version
         raise Refused(400, "the request line is not METHOD TARGET VERSION")
@@ -211,9 +217,6 @@ def _parse_line(line: bytes) -> tuple[bytes, bytes, int]:
         raise Refused(400, "the method is no token")
     if not _only(target, _VISIBLE):
         raise Refused(400, "bytes in the target that have to be escaped")
-    minor = _VERSIONS.get(version)
-    if minor is not None:
-        return method, target, minor
     if (
         len(version) != _VERSION
         or not version.startswith(b"HTTP/")
@@ -258,6 +261,8 @@ def _refuse_unknown_coding(fields: Fields) -> None:
 
 def is_host(text: bytes) -> bool:
     """Tell whether this is HOST or HOST:PORT (RFC 3986 3.2.2, narrowed to what exists)."""
+    if _USUAL_HOST.fullmatch(text):
+        return True
     if text.startswith(b"["):
         host, bracket, port = text[1:].partition(b"]")
         good = bool(bracket) and _only(host, b"0123456789abcdefABCDEF:.")
