@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from superd.handlers.conversation import talk, talk_in_loop
 from superd.handlers.http.connection import converse
 from superd.handlers.http.root import Roots, open_root
 from superd.handlers.http.site import Sites
+from superd.handlers.options import HelpWanted, parse
 from superd.handlers.run import describe, run
 from superd.handlers.wire import Wire, peer_of_stdin
 
@@ -202,6 +204,13 @@ OPTIONS: dict[str, dict[str, object]] = {
 SITES = Sites()
 ROOTS = Roots()
 """Those of an event loop: a descriptor for each connection would halve their number."""
+
+
+def prepare(argv: list[str]) -> None:
+    """Check the options once for all processes that are forked from this one."""
+    # What is wrong with them is said to the log by main, for each connection.
+    with suppress(exits.SetupError, HelpWanted):
+        SITES.take(tuple(argv), parse(argv, OPTIONS, "httpd"))
 
 
 def main(argv: list[str]) -> int:

@@ -381,7 +381,7 @@ class Launcher:
             raise BecomeError(
                 "import", f"{spec.module}: {type(error).__name__}: {error}"
             ) from error
-        prepare(spec)
+        prepare(spec, module)
         return module
 
 

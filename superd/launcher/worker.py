@@ -37,8 +37,14 @@ WORK = {"pool": "superd.launcher.pooling", "loop": "superd.launcher.looping"}
 alone takes 50 ms and 5 MiB."""
 
 
-def prepare(spec: Spec) -> None:
-    """Load, in the launcher, what its workers will need: they share the pages."""
+def prepare(spec: Spec, module: Any) -> None:
+    """Load, in the launcher, what its handlers will need: they share the pages."""
+    own = getattr(module, "prepare", None)
+    if own is not None:
+        try:
+            own(list(spec.argv))
+        except Exception as error:  # noqa: BLE001  whatever a handler's own code does
+            say_bug(spec.handler, error)
     if spec.mode in WORK:
         importlib.import_module(WORK[spec.mode])
     if spec.mode == "loop" and spec.selector in ("auto", "uvloop"):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from daemon_under_test import eventually, in_namespace, read_all
-from plugin import install_runner, runner, script
+from plugin import install, install_runner, runner, script
 
 MODES = ["process", "pool", "loop"]
 
@@ -291,3 +291,38 @@ def test_a_handler_cannot_forge_a_line_of_the_log(service):
     asked.daemon.wait_log("stderr service=w", count=2)
     assert not asked.daemon.log("^[^ ]* info accept service=w conn=9")
     assert not [line for line in asked.daemon.lines if "\x1b" in line]
+
+
+PREPARED = """
+import os
+prepared = []
+
+def prepare(argv):
+    prepared.append((os.getpid(), argv))
+    if "--fail" in argv:
+        raise ValueError("this is not for prepare to say")
+
+def main(argv):
+    (pid, given), = prepared
+    os.write(1, f"{pid != os.getpid()} {given == argv} {len(prepared)}".encode())
+    return 0
+
+async def serve(reader, writer, options):
+    (pid, given), = prepared
+    writer.write(f"{pid != os.getpid()} True {len(prepared)}".encode())
+    return 0
+"""
+
+
+@pytest.mark.parametrize("mode", ["process", "pool", "loop"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_handler_prepares_once_for_all_its_processes(superd, tmp_path, mode, fails):
+    environment = install(tmp_path / "plugin", "prepared", PREPARED)
+    service = {"listen": "127.0.0.1:0", "handler": "prepared", "mode": mode}
+    if fails and mode != "loop":
+        service["options"] = {"fail": True}
+    daemon = superd({"services": {"it": service}}, environment=environment)
+    for _ in range(3):
+        assert daemon.talk("it", b"") == b"True True 1"
+    if "options" in service:
+        daemon.wait_log("stderr service=it text=.*ValueError: this is not for prepare")
