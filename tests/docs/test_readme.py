@@ -11,6 +11,7 @@ import pytest
 from commands import as_ordinary_user, run_superd
 
 from superd.__main__ import build_parser
+from superd.config.units import format_duration, format_size
 from superd.handlers.httpd import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,13 +112,11 @@ def test_every_option_of_httpd_is_documented_and_no_other():
     assert rows.keys() == OPTIONS.keys()
     for name, row in OPTIONS.items():
         for key, below in row.get("keys", {}).items():
-            default = below["default"]
-            spelling = {
-                "duration": lambda value: f"`{key}: {value:g}s`",
-                "size": lambda value: f"`{key}: {value // 1024}k`",
-                "int": lambda value: f"`{key}: {value}`",
-            }.get(below["type"], lambda _value: key)
-            assert spelling(default) in rows[name], key
+            spell = {"duration": format_duration, "size": format_size, "int": str}
+            if below["type"] in spell:
+                default = spell[below["type"]](below["default"])
+                assert f"`{key}: {default}`" in rows[name], key
+            assert key in rows[name]
 
 
 def test_every_make_target_in_the_documents_exists():
