@@ -3,8 +3,7 @@
 `max_size: 5` becomes `--max-size 5`, true `--name`, false `--no-name`, a list the flag
 once for each, `timeouts: {idle: 5s}` becomes `--timeouts.idle 5` and an entry of a map
 `--headers 'X-Name: value'`. Any inetd can give the same flags, so a handler needs no
-superd. A value that is the handler's default is no flag: a configuration and its dump,
-which shows every default, are the same plan.
+superd. What is written is a flag, also where it is the default: a handler may look.
 """
 
 from __future__ import annotations
@@ -88,8 +87,7 @@ class _Settler:
             except ConfigError as error:
                 self._problems.error(self._document.value_place(here), here, str(error))
                 continue
-            if settled[name] != self._default(row):
-                flags[name] = _flags(flag, settled[name], row["type"])
+            flags[name] = _flags(flag, settled[name], row["type"])
             if row["type"] == "path" and is_absent(settled[name]):
                 text = f"{settled[name]} is not there; check the path"
                 self._problems.warn(self._document.value_place(here), here, text)
@@ -278,6 +276,7 @@ def _within(number: float, value: Any, row: Mapping[str, Any]) -> float:
 
 
 def _flags(flag: str, value: Any, kind: str) -> list[str]:
+    """Spell a value as flags; one that is not there, an empty list say, has none."""
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
     if kind == "duration":

@@ -69,7 +69,9 @@ def test_dump_of_a_good_file_means_the_same(path, here, compiled):
     again = compiled(dump_configuration(result.log, result.services))
 
     assert again.problems.error_lines() == []
+    # The dump writes every default of a handler: flags that were not there.
     assert without_places(again.plan) == without_places(result.plan)
+    assert options_of(again) == options_of(result)
     assert dump_configuration(again.log, again.services) == dump_configuration(
         result.log, result.services
     )
@@ -92,12 +94,19 @@ def documents_of(path, loader):
     return found, problems.error_lines()
 
 
+def options_of(result):
+    """What each handler is told, defaults and all."""
+    return [one.program.options for one in result.services if one.program]
+
+
 def without_places(plan):
-    """A plan less what says where it was written."""
+    """A plan less what says where it was written, and less the flags of handlers."""
     plan = json.loads(json.dumps(plan))
     del plan["files"]
     for service in plan["services"]:
         del service["place"]
+        if "handler" in service["launcher"]["program"]:
+            del service["launcher"]["program"]["argv"]
         for listener in service["listeners"]:
             del listener["place"], listener["text"]
     return plan
