@@ -402,7 +402,7 @@ def request_of(method, target, lines):
     return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: a", *lines, "", ""])
 
 
-@settings(derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=120)
 @given(
     st.one_of(
         st.builds(request_of, st.just("GET"), TARGETS, st.just([])),

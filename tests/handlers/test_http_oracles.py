@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 DATA = bytes(range(100))
 SIZE = len(DATA)
 DATE = dt.datetime.fromtimestamp(STAMP, dt.UTC)
-EXAMPLES = settings(derandomize=True, max_examples=100)
+EXAMPLES = settings(derandomize=True, max_examples=50)
 
 
 @pytest.fixture(scope="module")
