@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 from inetd import fork
 from looped import in_loop
 
@@ -25,6 +27,14 @@ def asker(mode, root):
         return (*split(answer), log)
 
     return ask
+
+
+def main_for(request):
+    """Return the main of one mode: half of the tests have one of them, half the other.
+
+    One conversation serves in both, and the corpus is played in both.
+    """
+    return list(MAINS.values())[zlib.crc32(request.node.name.encode()) % len(MAINS)]
 
 
 def split(answer):

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import itertools
 import re
-import zlib
 
 import pytest
 from http_answers import answers_in, the_answer_in
 from httpd_root import make_root
+from httpd_talk import main_for
 from inetd import cuts, fork
-from looped import in_loop
-
-from superd.handlers import httpd
 
 REFUSED = {400, 413, 431, 501}
 INSIDE = b"GET /hello.txt HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -110,10 +107,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def serve(request, folder):
-    # One conversation serves in both modes, and the corpus is played in both: here half
-    # of the cases have one of them, and half the other.
-    modes = (httpd.main, in_loop(httpd))
-    main = modes[zlib.crc32(request.node.name.encode()) % 2]
+    main = main_for(request)
 
     def start(*, kind="tcp"):
         return fork(main, "--root", str(folder), kind=kind)
