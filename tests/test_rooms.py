@@ -87,6 +87,7 @@ ROOMS = {
     "master": Room(("superd.master", "superd.core"), SYSTEM_STDLIB),
     "launcher": Room(("superd.launcher", "superd.core"), SYSTEM_STDLIB),
     "handlers": Room(("superd.handlers",), None, ("httptools",)),
+    "pipe": Room(("superd.pipe", "superd.handlers"), None),
 }
 
 EXCEPTIONS = {
@@ -208,6 +209,9 @@ def test_a_file_imports_only_what_its_room_allows(file):
         ("superd/launcher/x.py", "import logging", ["logging"]),
         ("superd/handlers/x.py", "from superd.core import source", ["superd.core"]),
         ("superd/handlers/x.py", "import pydantic", ["pydantic"]),
+        ("superd/pipe/x.py", "from superd.core import source", ["superd.core"]),
+        ("superd/pipe/x.py", "import httptools", ["httptools"]),
+        ("superd/handlers/x.py", "import superd.pipe.run", ["superd.pipe.run"]),
         ("superd/__main__.py", "import asyncio", ["asyncio"]),
     ],
 )

@@ -9,6 +9,7 @@ superd. What is written is a flag, also where it is the default: a handler may l
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from superd.config.presence import is_absent
@@ -195,12 +196,24 @@ class _Settler:
     def _pairs(
         self, value: Any, row: Mapping[str, Any], path: Path
     ) -> Iterator[tuple[str, str]]:
-        """Read `{key: value}`, `["key: value"]`, or a value that needs no key."""
+        """Read `{key: value}`, `["key: value"]`, or a value that needs no key.
+
+        A value may be a list of words, which become a text by the rules of a shell.
+        """
         if isinstance(value, dict):
             for key, one in value.items():
                 if ": " in key or not key:
                     raise ConfigError(f"no key has a colon and a space: {show(key)}")
-                yield key, self._text(one, (*path, key))
+                where = (*path, key)
+                if isinstance(one, list):
+                    # A command line, by its words.
+                    words = [
+                        self._text(word, (*where, number))
+                        for number, word in enumerate(one)
+                    ]
+                    yield key, shlex.join(words)
+                else:
+                    yield key, self._text(one, where)
             return
         for number, item in enumerate(value if isinstance(value, list) else [value]):
             where = (*path, number) if isinstance(value, list) else path
