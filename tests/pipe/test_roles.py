@@ -345,8 +345,11 @@ def test_a_program_gets_real_pipes_and_every_signal_at_its_default():
             out, how = read_to_end(sock)
         assert middle.end()[0] == 0
     assert how == "end"
+    first, _, ignored, *fds = out.decode().split()
     # 3 is the folder that ls reads.
-    assert out.decode().split() == ["reopened", "SigIgn:", "0" * 16, *"0123"]
+    assert (first, fds) == ("reopened", list("0123"))
+    # 32 and 33 are the C library's own, which whoever started us may have left ignored.
+    assert int(ignored, 16) & ~(0b11 << 31) == 0
 
 
 def test_with_socket_it_gets_the_sockets_themselves():
