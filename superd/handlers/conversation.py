@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 WAIT: Final = object()
-"""What a step gives that has to be waited for."""
+"""What at_once() gives where the step has to be waited for."""
 
 
 class Step(Protocol):
@@ -37,7 +37,7 @@ class Step(Protocol):
         """Do it, however long it takes up to its deadline."""
 
     def at_once(self, reader: Reader, writer: Writer) -> Any:
-        """Do it where that takes no waiting; WAIT where it does, with nothing done."""
+        """Do what takes no waiting; WAIT where something is left, for waiting()."""
 
     async def waiting(self, reader: Reader, writer: Writer) -> Any:
         """Do what at_once() left, and let others be served meanwhile."""

@@ -112,7 +112,7 @@ def _parse(argv: Sequence[str], table: Table, name: str) -> Options:
 def _flags_of(table: Table, options: Options, before: str = "--") -> dict[str, _Flag]:
     flags: dict[str, _Flag] = {}
     for key, row in table.items():
-        flag = before + key.replace("_", "-")
+        flag = flag_of(key, before)
         if row["type"] != "table":
             flags[flag] = (options, key, row)
             continue
@@ -122,9 +122,9 @@ def _flags_of(table: Table, options: Options, before: str = "--") -> dict[str, _
     return flags
 
 
-def flag_of(key: str) -> str:
+def flag_of(key: str, before: str = "--") -> str:
     """Spell an option as its flag: `max_names` is `--max-names`."""
-    return "--" + key.replace("_", "-")
+    return before + key.replace("_", "-")
 
 
 def usage(table: Table, name: str) -> str:
@@ -137,7 +137,7 @@ def usage(table: Table, name: str) -> str:
 def _rows(table: Table, before: str) -> Iterator[str]:
     for key, row in table.items():
         kind = row["type"]
-        flag = before + key.replace("_", "-")
+        flag = flag_of(key, before)
         if kind == "table":
             yield f"  {flag}.NAME: {row['help']}"
             yield from _rows(row["keys"], f"{flag}.")

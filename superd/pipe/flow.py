@@ -48,12 +48,6 @@ class Flow:
         if not self._full:
             poller.register(self.source, select.POLLIN)
 
-    def unwatch(self, poller: select.poll) -> None:
-        """Take it out of a poller again."""
-        poller.unregister(self.target)
-        if not self._full:
-            poller.unregister(self.source)
-
     def step(self, ready: dict[int, int]) -> None:
         """Move what can be moved without waiting."""
         if ready.get(self.target, 0) & _GONE:

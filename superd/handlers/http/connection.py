@@ -57,6 +57,7 @@ class _Connection:
     """What the requests of a connection share."""
 
     __slots__ = (
+        "_address",
         "_began",
         "_line",
         "_peer",
@@ -71,6 +72,7 @@ class _Connection:
         self._site = site
         self._root = root
         self._peer = peer
+        self._address: str | None = None
         self._reader = HeadReader(site.bounds.head)
         self._forget()
 
@@ -219,7 +221,10 @@ class _Connection:
         self, write: Callable[[Entry, float], None], status: int, size: int
     ) -> None:
         seconds = time.monotonic() - self._began if self._began else 0.0
+        if self._address is None:
+            # Once for all requests: in a loop it takes an environment to be made.
+            self._address = self._peer()
         entry = Entry(
-            self._peer(), self._user, self._line, self._request, status, size, seconds
+            self._address, self._user, self._line, self._request, status, size, seconds
         )
         write(entry, time.time())

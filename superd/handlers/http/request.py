@@ -77,7 +77,7 @@ class HeadReader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._before: tuple[bytes, int, Request] | None = None
+        self._before: tuple[bytes, Request] | None = None
         self._buffer = bytearray()
         self._begin()
 
@@ -139,10 +139,11 @@ class HeadReader:
         line, _, rest = head.partition(b"\r\n")
         if self._before is not None and self._before[0] == rest:
             method, target, minor = _parse_line(line)
-            if self._before[1] == minor:
-                return self._before[2]._replace(method=method, target=target)
+            before = self._before[1]
+            if before.minor == minor:
+                return before._replace(method=method, target=target)
         request = parse_head(head, self._limits)
-        self._before = rest, request.minor, request
+        self._before = rest, request
         return request
 
     def _whole_head(self) -> bytes | None:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from superd.handlers.http.files import File
     from superd.handlers.http.site import Site
 
-_SMALL: Final = LARGEST
-"""A body up to here goes out with its head in one packet or two; more by sendfile."""
-WITHOUT_BODY: Final = frozenset({204, 304})
+_WITHOUT_BODY: Final = frozenset({204, 304})
 """No Content-Length either (RFC 9110 8.6)."""
 
 
@@ -46,7 +44,7 @@ def send(
     try:
         body, size = answer.page, _size_of(answer)
         whole = True
-        if file is not None and (size <= _SMALL or file.content is not None):
+        if file is not None and (size <= LARGEST or file.content is not None):
             body, file = _read_body(answer, file), None
             if answer.pieces:
                 whole = _is_whole(len(body), size)
@@ -55,7 +53,7 @@ def send(
         lines = answer.lines
         if not lines:
             fields = answer.fields
-            if answer.status not in WITHOUT_BODY:
+            if answer.status not in _WITHOUT_BODY:
                 fields = [*fields, ("Content-Length", str(size))]
             lines = response.lines_of(fields, site.headers)
         now = time.time()

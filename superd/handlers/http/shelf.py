@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from superd.handlers.http.files import File
 
 LARGEST: Final = 16384
+"""A body up to here goes out with its head in one packet or two; more by sendfile."""
 ROOM: Final = 1 << 22
 """Bytes of all that is kept. A worker has one shelf for all its connections."""
 NAMES: Final = 4096
@@ -70,10 +71,11 @@ class Shelf:
             or info.st_size != file.size
         ):
             return
-        self._drop(state_of(info))
+        state = state_of(info)
+        self._drop(state)
         while self._free < len(content):
             self._drop(next(iter(self._kept)))
-        self._kept[state_of(info)] = content
+        self._kept[state] = content
         self._free -= len(content)
 
     def siblings(
