@@ -63,3 +63,15 @@ def make_root(tmp_path):
     (root / "private.txt").chmod(0o640)
     (root / "closed").chmod(0o750)
     return root
+
+
+def make_small_and_big(tmp_path, size):
+    """Build a folder with small.txt, and big.bin of this many zeros; returns it."""
+    root = tmp_path / "root"
+    root.mkdir(mode=0o755)
+    (root / "small.txt").write_bytes(b"here\n")
+    with open(root / "big.bin", "wb") as file:
+        file.truncate(size)
+    for path in root.iterdir():
+        path.chmod(0o644)
+    return root

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from daemon_under_test import DEADLINE, eventually, ready
+from httpd_root import make_small_and_big
 
 pytestmark = pytest.mark.conformance
 
@@ -43,14 +44,7 @@ def slowhttptest():
 @pytest.fixture
 def root(tmp_path):
     """Make a folder with something small and something big."""
-    root = tmp_path / "root"
-    root.mkdir(mode=0o755)
-    (root / "small.txt").write_bytes(b"here\n")
-    with open(root / "big.bin", "wb") as file:
-        file.truncate(BIG)
-    for path in root.iterdir():
-        path.chmod(0o644)
-    return root
+    return make_small_and_big(tmp_path, BIG)
 
 
 @pytest.fixture

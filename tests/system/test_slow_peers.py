@@ -11,6 +11,7 @@ import time
 
 import pytest
 from daemon_under_test import DEADLINE, eventually, read_all, ready
+from httpd_root import make_small_and_big
 
 COUNT = 1000
 REQUESTS = 200
@@ -34,13 +35,7 @@ def many_files():
 @pytest.fixture
 def daemon(superd, tmp_path):
     """Serve something small and something big by one event loop."""
-    root = tmp_path / "root"
-    root.mkdir(mode=0o755)
-    (root / "small.txt").write_bytes(b"here\n")
-    with open(root / "big.bin", "wb") as file:
-        file.truncate(BIG)
-    for path in root.iterdir():
-        path.chmod(0o644)
+    root = make_small_and_big(tmp_path, BIG)
     service = {
         "listen": "127.0.0.1:0",
         "handler": "httpd",
