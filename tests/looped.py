@@ -14,8 +14,8 @@ import socket
 from contextlib import suppress
 
 from superd.launcher.loop_status import CAUGHT, Judge
-from superd.launcher.loop_writer import Writer
-from superd.launcher.streams import Reader
+from superd.streams.reader import Reader
+from superd.streams.writer import Writer
 
 STALL = 30.0
 

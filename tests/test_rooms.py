@@ -85,8 +85,11 @@ ROOMS = {
     "core": Room(("superd.core",), CORE_STDLIB),
     "config": Room(("superd.config", "superd.core"), None, ("yaml", "pydantic")),
     "master": Room(("superd.master", "superd.core"), SYSTEM_STDLIB),
-    "launcher": Room(("superd.launcher", "superd.core"), SYSTEM_STDLIB),
-    "handlers": Room(("superd.handlers",), None, ("httptools",)),
+    "launcher": Room(
+        ("superd.launcher", "superd.core", "superd.streams"), SYSTEM_STDLIB
+    ),
+    "handlers": Room(("superd.handlers", "superd.streams"), None, ("httptools",)),
+    "streams": Room(("superd.streams",), SYSTEM_STDLIB | {"asyncio", "types"}),
     "pipe": Room(("superd.pipe", "superd.handlers"), None),
 }
 
@@ -99,8 +102,6 @@ EXCEPTIONS = {
     # Of a worker alone, which is another process: what it needs more than a launcher.
     "superd/launcher/ledger.py": {"mmap"},
     "superd/launcher/pristine.py": {"io"},
-    "superd/launcher/streams.py": {"asyncio", "types"},
-    "superd/launcher/loop_writer.py": {"asyncio"},
     "superd/launcher/loop_status.py": {"asyncio"},
     "superd/launcher/loop_ends.py": {"asyncio"},
     "superd/launcher/looping.py": {"asyncio", "selectors"},

@@ -12,7 +12,7 @@ from asyncio import CancelledError, LimitOverrunError
 from typing import TYPE_CHECKING, Any
 
 from superd.core.exitcodes import BUG, DONE, PEER, SETUP, SLOW, TEMPORARY
-from superd.launcher.streams import ERRNO_PEER_GONE, LineTooLong
+from superd.streams.reader import ERRNO_PEER_GONE, LineTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,8 +24,8 @@ from superd.core.exitcodes import DONE, SETUP, SLOW
 from superd.launcher.environment import add_peer, stream_environment
 from superd.launcher.loop_ends import Ends
 from superd.launcher.loop_status import CAUGHT, Judge
-from superd.launcher.loop_writer import Writer
-from superd.launcher.streams import Reader
+from superd.streams.reader import Reader
+from superd.streams.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

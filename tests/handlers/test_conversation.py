@@ -24,8 +24,8 @@ from superd.handlers.conversation import (
 )
 from superd.handlers.run import run
 from superd.handlers.wire import Wire
-from superd.launcher.loop_writer import Writer
-from superd.launcher.streams import Reader
+from superd.streams.reader import Reader
+from superd.streams.writer import Writer
 
 
 class Demo:

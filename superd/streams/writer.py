@@ -12,13 +12,13 @@ import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from superd.launcher.streams import BUDGET, COST, blame, expire, let_others_in
+from superd.streams.reader import BUDGET, COST, blame, expire, let_others_in
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
-    from superd.launcher.streams import Reader
+    from superd.streams.reader import Reader
 
     Data = bytes | bytearray | memoryview
 

@@ -18,10 +18,11 @@ from daemon_under_test import DEADLINE, read_all, ready
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superd.launcher import loop_writer, streams
-from superd.launcher.loop_writer import HIGH, LOW, Writer
 from superd.launcher.looping import make_loop
-from superd.launcher.streams import BUDGET, CHUNK, COST, Reader
+from superd.streams import reader as reading
+from superd.streams import writer as writing
+from superd.streams.reader import BUDGET, CHUNK, COST, Reader
+from superd.streams.writer import HIGH, LOW, Writer
 
 
 def tcp():
@@ -359,12 +360,12 @@ def test_a_reset_is_a_connection_error_at_once_or_while_waiting(loop):
 
 
 def test_a_dead_network_is_a_peer_that_is_gone():
-    error = streams.blame(OSError(errno.EHOSTUNREACH, "No route to host"))
+    error = reading.blame(OSError(errno.EHOSTUNREACH, "No route to host"))
     assert isinstance(error, ConnectionResetError)
     assert error.errno == errno.EHOSTUNREACH
-    assert isinstance(streams.blame(TimeoutError(errno.ETIMEDOUT, "")), ConnectionError)
+    assert isinstance(reading.blame(TimeoutError(errno.ETIMEDOUT, "")), ConnectionError)
     other = OSError(errno.EIO, "")
-    assert streams.blame(other) is other
+    assert reading.blame(other) is other
 
 
 def test_a_line_that_is_too_long_is_a_value_error_and_the_next_line_is_whole(loop):
@@ -754,5 +755,5 @@ def test_extra_info_names_both_ends_also_of_a_peer_that_hung_up(loop):
 
 def test_the_limits_are_asyncios():
     assert (HIGH, LOW) == (65536, 16384)
-    assert streams.LIMIT == asyncio.streams._DEFAULT_LIMIT
-    assert loop_writer.STEP <= BUDGET
+    assert reading.LIMIT == asyncio.streams._DEFAULT_LIMIT
+    assert writing.STEP <= BUDGET

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superd.handlers.proxy.fields import (
+from superd.handlers.forward.fields import (
     END_TO_END,
     HOP_BY_HOP,
     Identity,

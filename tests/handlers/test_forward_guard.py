@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superd.handlers.proxy.guard import Guard, carried, is_public
+from superd.handlers.forward.guard import Guard, carried, is_public
 
 PUBLIC = [
     *("8.8.8.8", "1.1.1.1", "172.15.0.1", "172.32.0.1", "100.63.255.255"),

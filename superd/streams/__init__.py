@@ -1,0 +1,1 @@
+"""Streams over non-blocking sockets in an event loop, for workers and handlers."""
