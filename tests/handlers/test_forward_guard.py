@@ -89,10 +89,29 @@ def test_to_deny_comes_before_to_allow():
 
 
 def test_the_proxy_does_not_connect_to_itself_even_where_private_is_allowed():
-    guard = Guard(allow_private=True, own=["127.0.0.1", "::1", "203.0.113.5"])
-    for text in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "203.0.113.5"):
-        assert guard.objection(text) == "the proxy's own address"
-    assert guard.objection("127.0.0.2") == ""
+    own = [("127.0.0.1", 3128), ("::1", 3128), ("203.0.113.5", 80), ("fe80::1%lo", 80)]
+    guard = Guard(allow_private=True, own=own)
+    for text in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"):
+        assert guard.objection(text, 3128) == "the proxy's own address"
+    for text in ("203.0.113.5", "fe80::1", "fe80::1%lo"):
+        assert guard.objection(text, 80) == "the proxy's own address"
+    assert guard.objection("127.0.0.2", 3128) == ""
+
+
+def test_other_services_of_the_same_host_are_connected_to():
+    guard = Guard(allow_private=True, own=[("127.0.0.1", 3128)])
+    assert guard.objection("127.0.0.1", 8080) == ""
+    # Which port it would be is not known, so it may be ours.
+    assert guard.objection("127.0.0.1") == "the proxy's own address"
+
+
+def test_where_a_connection_came_in_is_not_connected_to_by_that_connection():
+    guard = Guard(allow_private=True, own=[("127.0.0.1", 1)])
+    inside = guard.called_at("127.0.0.1", 3128)
+    assert inside.objection("::ffff:127.0.0.1", 3128) == "the proxy's own address"
+    assert inside.objection("127.0.0.1", 1) == "the proxy's own address"
+    assert inside.objection("127.0.0.1", 8080) == ""
+    assert guard.objection("127.0.0.1", 3128) == ""
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.2.3", "127.0.0.1:80", "1.2.3.4/8", "::g"])

@@ -93,6 +93,11 @@ def values(fields: Iterable[Field], name: bytes) -> list[bytes]:
     return [value for key, value in fields if key.lower() == name]
 
 
+def has(fields: Iterable[Field], name: bytes) -> bool:
+    """Tell whether there is a field of this name, which is in lower case."""
+    return any(key.lower() == name for key, _ in fields)
+
+
 def members(fields: Iterable[Field], name: bytes) -> list[bytes]:
     """Return the members of a list field, in lower case, in order (5.6.1)."""
     joined = b",".join(values(fields, name)).lower()

@@ -9,6 +9,7 @@ an IPv4 one is judged as that.
 from __future__ import annotations
 
 import ipaddress
+from copy import copy
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -69,28 +70,38 @@ class Guard:
         allow_private: bool = False,
         allow: Iterable[str] = (),
         deny: Iterable[str] = (),
-        own: Iterable[str] = (),
+        own: Iterable[tuple[str, int]] = (),
     ) -> None:
-        """Take networks as text; `own` are addresses where this proxy itself listens.
+        """Take networks as text; `own`: addresses and ports where this proxy listens.
 
         Raises ValueError for what is no network.
         """
         self._allow_private = allow_private
         self._allow = [ipaddress.ip_network(one) for one in allow]
         self._deny = [ipaddress.ip_network(one) for one in deny]
-        self._own = {carried(ipaddress.ip_address(one)) for one in own}
+        self._own = frozenset((_plain(text), port) for text, port in own)
 
-    def objection(self, text: str) -> str:
+    def called_at(self, text: str, port: int) -> Guard:
+        """Return the guard of a connection that came in at this address.
+
+        A listener on a wildcard has no other address to be known by.
+        """
+        guard = copy(self)
+        guard._own |= {(_plain(text), port)}  # noqa: SLF001  it is one of us
+        return guard
+
+    def objection(self, text: str, port: int = 0) -> str:
         """Say why this address is not connected to; empty where it is.
 
-        `text` is what getaddrinfo gives: a scope may stand behind a `%`.
+        `text` is what getaddrinfo gives: a scope may stand behind a `%`. The proxy's own
+        address has other services on other ports; without a port it is objected to.
         """
         try:
             address = ipaddress.ip_address(text.partition("%")[0])
         except ValueError:
             return "no address"
         inner = carried(address)
-        if inner in self._own:
+        if any(inner == own and port in (0, at) for own, at in self._own):
             return "the proxy's own address"
         if _is_in(inner, self._deny) or _is_in(address, self._deny):
             return "a denied network"
@@ -100,6 +111,10 @@ class Guard:
                 return "no address of a host"
             return ""
         return "" if is_public(address) else "a private address"
+
+
+def _plain(text: str) -> Address:
+    return carried(ipaddress.ip_address(text.partition("%")[0]))
 
 
 def _is_in(address: Address, networks: Iterable[Network]) -> bool:

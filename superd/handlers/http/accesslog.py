@@ -71,8 +71,8 @@ def _combined(entry: Entry, now: float) -> str:
     referer, agent = _field(entry, b"referer"), _field(entry, b"user-agent")
     return (
         f"{entry.peer or '-'} - {_user(entry.user)} [{moment}] "
-        f'"{_quoted(entry.line)}" {entry.status} {entry.size} '
-        f'"{_quoted(referer or b"-")}" "{_quoted(agent or b"-")}"'
+        f'"{quoted(entry.line)}" {entry.status} {entry.size} '
+        f'"{quoted(referer or b"-")}" "{quoted(agent or b"-")}"'
     )
 
 
@@ -106,10 +106,10 @@ def _text(data: bytes) -> str:
 
 def _user(user: bytes) -> str:
     """Spell a user as one word: a space would move the fields behind it."""
-    return _quoted(user).replace(" ", "\\x20") or "-"
+    return quoted(user).replace(" ", "\\x20") or "-"
 
 
-def _quoted(data: bytes) -> str:
+def quoted(data: bytes) -> str:
     """Spell bytes between quotes, as Apache does."""
     text = data[:_LONGEST].decode("latin-1")
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:

@@ -110,7 +110,7 @@ def may_use_range(request: Request, there: Validators, now: float) -> bool:
         return False
     value = values[0]
     if value.startswith((b'"', b"W/")):
-        return value == there.tag.encode("ascii")
+        return value == there.tag.encode("latin-1")
     return there.modified is not None and parse_date(value, now) == there.modified
 
 
@@ -148,7 +148,7 @@ def _matches(values: list[bytes], tag: str, *, strong: bool) -> bool:
         return True
     if not tag or (strong and not tag.startswith('"')):
         return False
-    ours = tag.encode("ascii")
+    ours = tag.encode("latin-1")
     known = _tags(b",".join(values))
     if strong:
         return ours in known

@@ -6,6 +6,8 @@ from binascii import Error, a2b_base64
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from superd.handlers.http.request import Request
 
 _LONGEST: Final = 1024
@@ -21,7 +23,11 @@ class Credentials(NamedTuple):
 
 def credentials_of(request: Request) -> Credentials | None:
     """Read the Authorization field; None if it is none that we ask for."""
-    values = request.values(b"authorization")
+    return credentials_in(request.values(b"authorization"))
+
+
+def credentials_in(values: Sequence[bytes]) -> Credentials | None:
+    """Read every value of a field; None if they are not one that we ask for."""
     if len(values) != 1:
         return None
     scheme, _, text = values[0].partition(b" ")

@@ -30,11 +30,12 @@ _REMEMBERED: Final = 1024
 class Passwords:
     """A file of `user:hash` lines, read again when it has changed."""
 
-    def __init__(self, path: str, realm: str) -> None:
-        """Read the file. Raises SetupError."""
+    def __init__(self, path: str, realm: str, handler: str = "httpd") -> None:
+        """Read the file; the log has lines of `handler`. Raises SetupError."""
         if not realm.isascii() or not realm.isprintable() or set(realm) & set('"\\'):
             raise SetupError(f"option --auth.realm: {realm!r} cannot be put in quotes")
         self._path = path
+        self._handler = handler
         self.challenge = f'Basic realm="{realm}", charset="UTF-8"'
         self._crypt = _crypt()
         # Not a password is kept for those who come again, but what only this process
@@ -81,7 +82,7 @@ class Passwords:
             # Nobody, rather than those who were in it.
             self._hashes, wrong, self._state = {}, [describe(error)], None
         for text in wrong:
-            stdio.log(f"httpd: option --auth.file: {self._path}: {text}")
+            stdio.log(f"{self._handler}: option --auth.file: {self._path}: {text}")
 
     def _read(self) -> tuple[dict[bytes, bytes], list[str]]:
         """Read the file: the hashes, and what is wrong with the other lines."""

@@ -98,5 +98,5 @@ def multipart(
         )
         # A multipart begins with its boundary; the line end belongs to the part before.
         text = head if pieces else head.removeprefix("\r\n")
-        pieces.append(Piece(text.encode("ascii"), span.start, span.end - span.start))
+        pieces.append(Piece(text.encode("latin-1"), span.start, span.end - span.start))
     return pieces, f"\r\n--{boundary}--\r\n".encode("ascii")

@@ -95,6 +95,11 @@ class HeadReader:
         """Bytes of a further request have come."""
         return bool(self._buffer)
 
+    @property
+    def size(self) -> int:
+        """Bytes that have come and were not taken out."""
+        return len(self._buffer)
+
     def take(self) -> bytes:
         """Take out all that has come, where it is no head but a body."""
         data = bytes(self._buffer)

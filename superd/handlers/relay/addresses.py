@@ -58,26 +58,26 @@ class Target:
         return f"Target({self.family}, {self.address!r})"
 
 
-def parse(text: str) -> Backend:
-    """Read one address; raises SetupError."""
+def parse(text: str, option: str = "--to") -> Backend:
+    """Read one address, the value of an option; raises SetupError."""
     if text.startswith("unix:"):
-        return Backend(text, "", 0, _path(text))
+        return Backend(text, "", 0, _path(text, option))
     host, colon, digits = text.rpartition(":")
     if not colon or not host or (host.startswith("[") and not host.endswith("]")):
-        raise SetupError(f"option --to: {text}: no port; {_FORMS}")
+        raise SetupError(f"option {option}: {text}: no port; {_FORMS}")
     if not digits or len(digits) > 5 or not _DIGITS.issuperset(digits):  # noqa: PLR2004
-        raise SetupError(f"option --to: {text}: {digits or 'nothing'} is no port")
+        raise SetupError(f"option {option}: {text}: {digits or 'nothing'} is no port")
     port = int(digits)
     if not 0 < port <= _PORT_MAX:
-        raise SetupError(f"option --to: {text}: a port is 1 to {_PORT_MAX}")
+        raise SetupError(f"option {option}: {text}: a port is 1 to {_PORT_MAX}")
     if host.startswith("["):
         host = host[1:-1]
         if not _is_inet6(host):
-            raise SetupError(f"option --to: {text}: {host} is no IPv6 address")
+            raise SetupError(f"option {option}: {text}: {host} is no IPv6 address")
     elif ":" in host:
-        raise SetupError(f"option --to: {text}: write IPv6 as [{host}]:{port}")
+        raise SetupError(f"option {option}: {text}: write IPv6 as [{host}]:{port}")
     else:
-        _check_name(text, host)
+        _check_name(text, host, option)
     return Backend(text, host, port, "")
 
 
@@ -119,16 +119,16 @@ def spell(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _path(text: str) -> str:
+def _path(text: str, option: str) -> str:
     path = text.removeprefix("unix:")
     if not path.startswith("/"):
-        raise SetupError(f"option --to: {text}: the path must begin with /")
+        raise SetupError(f"option {option}: {text}: the path must begin with /")
     try:
         size = len(path.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
-        raise SetupError(f"option --to: {text}: that is no path") from None
+        raise SetupError(f"option {option}: {text}: that is no path") from None
     if "\0" in path or size > _PATH_MAX:
-        raise SetupError(f"option --to: {text}: a path has {_PATH_MAX} bytes at most")
+        raise SetupError(f"option {option}: {text}: a path has {_PATH_MAX} bytes at most")
     return path
 
 
@@ -141,10 +141,10 @@ def _is_inet6(host: str) -> bool:
     return bool(zone) or not percent
 
 
-def _check_name(text: str, host: str) -> None:
+def _check_name(text: str, host: str, option: str) -> None:
     strange = not _IN_NAMES.issuperset(host.lower())
     if strange or len(host) > _NAME_MAX or host.startswith(".") or ".." in host:
-        raise SetupError(f"option --to: {text}: {host} is no name of a host")
+        raise SetupError(f"option {option}: {text}: {host} is no name of a host")
     # getaddrinfo takes 127.1, 1 and 0x7f.1 for addresses, as nobody would expect.
     last = host.rstrip(".").rpartition(".")[2].lower()
     hexadecimal = last.startswith("0x") and _is_hexadecimal(last[2:])
@@ -153,7 +153,7 @@ def _check_name(text: str, host: str) -> None:
             socket.inet_pton(socket.AF_INET, host)
         except OSError:
             raise SetupError(
-                f"option --to: {text}: {host} is no IPv4 address"
+                f"option {option}: {text}: {host} is no IPv4 address"
             ) from None
 
 

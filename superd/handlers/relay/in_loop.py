@@ -231,7 +231,7 @@ async def _open(
             async with asyncio.timeout(deadline - monotonic()):
                 targets = await _targets_of(backend)
                 opening.refuse_loop(backend, targets, own)
-                sock = await _race(targets)
+                sock = await race(targets)
             opening.say(sock, hello)
         except OSError as error:
             search.failed(backend, error, monotonic())
@@ -241,8 +241,11 @@ async def _open(
     return None
 
 
-async def _race(targets: Sequence[Target]) -> socket.socket:
-    """Try the targets, one more each 250 ms or as soon as one fails (RFC 8305)."""
+async def race(targets: Sequence[Target]) -> socket.socket:
+    """Try the targets, one more each 250 ms or as soon as one fails (RFC 8305).
+
+    There is one at least. The socket is as opening.settle() gives it: its close resets.
+    """
     queue = list(targets)
     running: set[asyncio.Task[socket.socket]] = set()
     won: list[socket.socket] = []

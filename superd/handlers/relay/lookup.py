@@ -37,11 +37,16 @@ def without_asking(backend: Backend) -> list[Target] | None:
 
 def ask(backend: Backend) -> list[Target]:
     """Look a name up here and now; blocks, and has no deadline."""
+    return interleave(addresses_of(backend.host, backend.port))
+
+
+def addresses_of(host: str, port: int, flags: int = 0) -> list[Target]:
+    """Ask getaddrinfo(3), as it is; `host` is ASCII. Blocks, and has no deadline."""
     # As bytes: a text would load the codec of international names, in 10 ms.
     found = socket.getaddrinfo(
-        backend.host.encode("ascii"), backend.port, type=socket.SOCK_STREAM
+        host.encode("ascii"), port, type=socket.SOCK_STREAM, flags=flags
     )
-    return interleave([Target(int(one[0]), one[4]) for one in found])
+    return [Target(int(one[0]), one[4]) for one in found]
 
 
 def interleave(targets: list[Target]) -> list[Target]:

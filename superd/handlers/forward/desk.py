@@ -1,0 +1,217 @@
+"""Answer from the cache what it may answer, and let it learn from everything else.
+
+The rule of the file: what is kept is what the first peer was sent, whole; and a request
+that others wait for is never waited for longer than the operator allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from superd.handlers.cache import policy, verdict
+from superd.handlers.cache import record as records
+from superd.handlers.cache.claims import Claims
+from superd.handlers.cache.store import Store
+from superd.handlers.cache.verdict import Verdict
+from superd.handlers.forward import stored
+from superd.handlers.forward.asking import Asking
+from superd.handlers.forward.behind import Behind
+from superd.handlers.forward.pages import Failed
+from superd.handlers.forward.stored import Found, status_line
+from superd.handlers.forward.visit import Visit
+
+if TYPE_CHECKING:
+    from superd.handlers.cache.claims import Claim
+    from superd.handlers.cache.drafts import Draft
+    from superd.handlers.cache.keyfile import Variant
+    from superd.handlers.forward.fields import Field
+    from superd.handlers.forward.passing import Passing
+    from superd.handlers.options import Options
+
+_UNSTORABLE: Final = 4096
+"""Keys that are remembered because their answers could not be kept."""
+_BEHIND: Final = 64
+"""Validations that run at the same time with nobody waiting for them."""
+_SWEEP: Final = 0.5
+"""Seconds of making room, at the end of a process's connection."""
+
+
+def open_desk(cache: Options) -> Desk:
+    """Open the cache of these options. Raises SetupError."""
+    store = Store(cache["folder"], cache["size"], cache["largest"])
+    return Desk(store, Claims(store.folder), cache["collapse"])
+
+
+class Desk:
+    """The cache, as requests find it."""
+
+    def __init__(self, store: Store, claims: Claims, patience: float) -> None:
+        """`patience`: seconds that a request waits for the answer to one like it."""
+        self._store = store
+        self._claims = claims
+        self._patience = patience
+        self._unstorable: dict[bytes, None] = {}
+        self._behind: set[asyncio.Task[None]] = set()
+        self._sweeping: asyncio.Future[Any] | None = None
+
+    async def serve(self, passing: Passing, fields: list[Field], *, keep: bool) -> bool:
+        """Answer a request; returns whether a next one may come.
+
+        `fields` are those that the host would be sent.
+        """
+        request, question = passing.request, passing.question
+        key = policy.key_of(question.method, question.target.url)
+        if (
+            not key
+            or request.length != 0
+            or question.target.path == b"*"
+            or stored.has_precondition(request)
+        ):
+            return await self._pass_by(passing, keep=keep)
+        now = time.time()
+        found = self.find(key, fields)
+        if found is not None:
+            judged = verdict.judge(found.facts, fields, now)
+            if judged is not Verdict.REVALIDATE and await self._hit(
+                passing, found, fields, now, keep=keep, judged=judged
+            ):
+                return keep
+        if verdict.wants_only_cached(fields):
+            raise Failed(504, "it is not in the cache, and is wanted from there only")
+        return await Visit(self, passing, fields, key, keep=keep).run()
+
+    async def _pass_by(self, passing: Passing, *, keep: bool) -> bool:
+        """Pass a request on that no cache can answer; it may end what is stored (4.4)."""
+        question = passing.question
+        asking = Asking(passing.route, question, passing.client)
+        reply = await passing.ask(asking)
+        for key in policy.invalidated(
+            question.method, reply.status, question.target.url, reply.fields
+        ):
+            self._store.remove(key)
+        return await passing.answer(asking, reply, keep=keep)
+
+    async def _hit(
+        self,
+        passing: Passing,
+        found: Found,
+        fields: list[Field],
+        now: float,
+        *,
+        keep: bool,
+        judged: Verdict,
+    ) -> bool:
+        """Answer from the store; False where the body is gone."""
+        name = passing.route.plan.identity.name
+        fresh = judged is Verdict.FRESH
+        passing.record.cache = "hit" if fresh else "stale"
+        told = status_line(name, b"hit" if fresh else b"hit; detail=stale")
+        good = await stored.serve(passing, found, fields, now, keep=keep, told=told)
+        if judged is Verdict.STALE_WHILE_REVALIDATE and good:
+            self._validate_behind(passing, found, fields)
+        return good
+
+    # -- the store ----------------------------------------------------------------------
+
+    def find(self, key: bytes, fields: list[Field]) -> Found | None:
+        """Return what is stored for a request like this."""
+        variants = self._store.variants(key)
+        if not variants:
+            return None
+        candidates = {}
+        for variant in variants:
+            made = stored.ready(variant)
+            if made is None:
+                self._store.remove_variant(variant)
+            else:
+                candidates[id(made.facts)] = Found(variant, made.facts)
+        chosen = policy.choose([one.facts for one in candidates.values()], fields)
+        return None if chosen is None else candidates[id(chosen)]
+
+    def draft(self, key: bytes) -> Draft:
+        """Begin to keep a body."""
+        return self._store.begin(key)
+
+    def keep(self, draft: Draft, answer: records.Stored, fields: list[Field]) -> None:
+        """Keep an answer in place of those for requests like this."""
+
+        def is_replaced(variant: Variant) -> bool:
+            made = stored.ready(variant)
+            return made is None or policy.selects(made.facts, fields)
+
+        meta = records.to_bytes(answer._replace(size=draft.size))
+        draft.keep(meta, is_replaced)
+        self._make_room()
+
+    def renew(self, found: Found, fresh: records.Stored) -> Found | None:
+        """Note what a validation has said; None where the body is gone meanwhile."""
+        if not policy.may_keep(fresh):
+            self._store.remove_variant(found.variant)
+            made = stored.ready(found.variant.with_meta(records.to_bytes(fresh)))
+            return None if made is None else Found(found.variant, made.facts)
+        variant = self._store.renew(found.variant, records.to_bytes(fresh))
+        made = None if variant is None else stored.ready(variant)
+        return None if variant is None or made is None else Found(variant, made.facts)
+
+    def forget(self, found: Found) -> None:
+        """Remove an answer that is no longer true."""
+        self._store.remove_variant(found.variant)
+
+    def note_unstorable(self, key: bytes) -> None:
+        """Remember that nobody need wait for another's answer here."""
+        while len(self._unstorable) >= _UNSTORABLE:
+            del self._unstorable[next(iter(self._unstorable))]
+        self._unstorable[key] = None
+
+    def _make_room(self) -> None:
+        """Have a thread remove what was not used, if there is too much."""
+        if self._store.due and (self._sweeping is None or self._sweeping.done()):
+            loop = asyncio.get_running_loop()
+            self._sweeping = loop.run_in_executor(None, self._store.sweep)
+
+    # -- those who ask the same ----------------------------------------------------------
+
+    async def turn(self, key: bytes) -> Claim | None:
+        """Return the right to ask for it; None where another has asked, and was waited for.
+
+        Without a descriptor to claim with everybody asks for himself.
+        """
+        if not self._patience or key in self._unstorable:
+            return None
+        try:
+            claim = self._claims.claim(key)
+            if claim is None:
+                await self._claims.wait_for(key, monotonic() + self._patience)
+        except OSError:
+            return None
+        return claim
+
+    # -- with nobody waiting --------------------------------------------------------------
+
+    def _validate_behind(
+        self, passing: Passing, found: Found, fields: list[Field]
+    ) -> None:
+        if len(self._behind) >= _BEHIND:
+            return
+        try:
+            claim = self._claims.claim(found.variant.key)
+        except OSError:
+            return
+        if claim is None:
+            return  # somebody does so already
+        behind = Behind(self, passing, found, fields)
+        task = asyncio.get_running_loop().create_task(behind.run(claim))
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+
+    async def finish(self) -> None:
+        """Wait for what runs with nobody waiting: the process is about to end."""
+        if self._behind:
+            await asyncio.wait(set(self._behind))
+        if self._sweeping is not None:
+            await self._sweeping
+        elif self._store.due:
+            self._store.sweep(monotonic() + _SWEEP)

@@ -1,0 +1,204 @@
+"""Pass one request on and its answer back.
+
+The rule of the file: the peer is told of everything that goes wrong, by a status as long
+as nothing of the answer was sent, and after that by an end that no peer takes for a good
+one: a missing last chunk, missing bytes, a reset.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from superd.handlers.forward import fields as fieldwork
+from superd.handlers.forward import tunnel
+from superd.handlers.forward.asking import Asking, Cut, Question, Upload
+from superd.handlers.forward.framing import chunk, last_chunk, request_body
+from superd.handlers.forward.pages import Failed
+from superd.handlers.http.response import date_of
+from superd.handlers.relay import resetting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from superd.handlers.forward.asking import Route
+    from superd.handlers.forward.client import Client
+    from superd.handlers.forward.fields import Field
+    from superd.handlers.forward.record import Record
+    from superd.handlers.forward.reply import Reply
+    from superd.handlers.forward.upstream import Upstream
+    from superd.handlers.http.request import Request
+
+_SWITCHING: Final = 101
+_WITHOUT_BODY: Final = frozenset({204, 304})
+_COVER: Final = 8192
+"""Bytes up to which a body that is here already leaves together with its head."""
+
+
+class Passing:
+    """A request of a peer, and what there is to carry it out with."""
+
+    __slots__ = ("client", "question", "record", "request", "route")
+
+    def __init__(
+        self,
+        client: Client,
+        record: Record,
+        request: Request,
+        question: Question,
+        route: Route,
+    ) -> None:
+        self.client = client
+        self.record = record
+        self.request = request
+        self.question = question
+        self.route = route
+
+    async def run(self, *, keep: bool) -> bool:
+        """Pass it on and the answer back; returns whether a next request may come."""
+        asking = Asking(self.route, self.question, self.client)
+        reply = await self.ask(asking)
+        return await self.answer(asking, reply, keep=keep)
+
+    async def ask(self, asking: Asking) -> Reply:
+        """Ask the host, the peer's body on the way. Raises Failed, Refused."""
+        request = self.request
+        if request.length == 0:
+            reply = await asking.ask(self._interim)
+        else:
+            reply = await asking.ask(self._interim, self._upload)
+        if reply.status == _SWITCHING:
+            await asking.abandon()
+            raise Failed(502, "the host switched to a protocol that nobody asked for")
+        return reply
+
+    def _upload(self, upstream: Upstream) -> Upload:
+        return Upload(self.client, request_body(self.request), upstream)
+
+    async def _interim(self, reply: Reply) -> None:
+        """Pass an interim answer on, where the peer knows such (RFC 9110 15.2)."""
+        if self.request.minor:
+            fields = fieldwork.response_fields(
+                reply.fields, self.route.plan.identity, minor=reply.minor
+            )
+            await self.client.send(head_of(reply, fields, b""))
+
+    async def answer(
+        self,
+        asking: Asking,
+        reply: Reply,
+        *,
+        keep: bool,
+        fields: list[Field] | None = None,
+        copy: Callable[[bytes], None] | None = None,
+        finish: Callable[[], None] | None = None,
+    ) -> bool:
+        """Pass an answer back; returns whether a next request may come.
+
+        `fields` are those of the answer where they are known already; `copy` is given
+        every piece of the body, and `finish` is called when that was all of it, before
+        the peer has the last piece.
+        """
+        try:
+            whole = await self._answer(asking, reply, fields, copy, finish, keep=keep)
+        except BaseException:
+            await asking.abandon()
+            raise
+        return await asking.end(reply) and whole and keep
+
+    async def _answer(
+        self,
+        asking: Asking,
+        reply: Reply,
+        fields: list[Field] | None,
+        copy: Callable[[bytes], None] | None,
+        finish: Callable[[], None] | None,
+        *,
+        keep: bool,
+    ) -> bool:
+        client, body, record = self.client, asking.body, self.record
+        if fields is None:
+            fields = fieldwork.response_fields(
+                reply.fields, self.route.plan.identity, minor=reply.minor
+            )
+        if body.length is None:
+            # Framed anew: a length beside chunks is nobody's (RFC 9112 6.3).
+            fields = fieldwork.without(fields, frozenset({b"content-length"}))
+        chunked = body.length is None and self.request.minor == 1
+        unframed = body.length is None and not chunked
+        end = b"Transfer-Encoding: chunked\r\n" if chunked else b""
+        if unframed or not keep:
+            end += b"Connection: close\r\n"
+        record.status = reply.status
+        head = head_of(reply, fields, end)
+        try:
+            data = b"" if body.done else await asking.read()
+        except Cut as cut:
+            # Not a byte has left: it can still be said in words.
+            record.status = 0
+            raise Failed(502, str(cut), "http_response_incomplete") from None
+        if data and copy:
+            copy(data)
+        if body.done and finish:
+            finish()
+            finish = None
+        first = chunk(data) if chunked and data else data
+        try:
+            if len(first) <= _COVER:
+                await client.send(head + first)
+            else:
+                await client.send(head)
+                await client.send(first)
+            while not body.done:
+                data = await asking.read()
+                if data and copy:
+                    copy(data)
+                if body.done and finish:
+                    finish()
+                    finish = None
+                if not data:
+                    break
+                await client.send(chunk(data) if chunked else data)
+        except Cut as cut:
+            record.note = str(cut)
+            await self._cut_short(unframed=unframed)
+            return False
+        if chunked:
+            await client.send(last_chunk(body.trailers))
+        return not unframed
+
+    async def _cut_short(self, *, unframed: bool) -> None:
+        """End so that the peer knows: only where the end is the only mark, by a reset."""
+        sock = self.client.writer.get_extra_info("socket")
+        if unframed and sock is not None and sock.fileno() >= 0:
+            resetting.reset(sock.fileno())
+
+    async def switch(self) -> bool:
+        """Pass a wish to switch protocols on (RFC 9110 7.8); a tunnel if it is granted."""
+        request, route = self.request, self.route
+        wish = b", ".join(request.values(b"upgrade"))
+        extra = b"Connection: upgrade\r\nUpgrade: %b\r\n" % wish
+        asking = Asking(route, self.question, self.client, extra)
+        if request.length != 0:
+            raise Failed(400, "a request to switch protocols has no body")
+        reply = await asking.ask(self._interim)
+        if reply.status != _SWITCHING:
+            return await self.answer(asking, reply, keep=False)
+        chosen = b", ".join(reply.values(b"upgrade"))
+        fields = fieldwork.response_fields(
+            reply.fields, route.plan.identity, minor=reply.minor
+        )
+        end = b"Connection: upgrade\r\nUpgrade: %b\r\n" % chosen
+        self.record.status = reply.status
+        await self.client.send(head_of(reply, fields, end))
+        await tunnel.relay(self.client, self.record, asking.upstream)
+        return False
+
+
+def head_of(reply: Reply, fields: list[Field], end: bytes) -> bytes:
+    """Write the head of an answer that came from a host, in our version (2.5)."""
+    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+    if reply.status >= 200 and not fieldwork.has(fields, b"date"):  # noqa: PLR2004
+        # RFC 9110 6.6.1: who receives an answer without Date adds one.
+        lines = b"Date: %b\r\n%b" % (date_of(time.time()).encode("ascii"), lines)
+    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (reply.status, reply.reason, lines, end)
