@@ -12,7 +12,7 @@
 enum failure { REFUSED, RESET, WRONG, EARLY, LATE, FAILURES };
 static const char *const FAILURE_NAMES[] = {"refused", "reset", "wrong", "early", "timeout"};
 
-static uint64_t until, done, after, skipped, elsewhere, failed[FAILURES];
+static uint64_t until, done, after, skipped, elsewhere, again, failed[FAILURES];
 static uint32_t *times;  /* microseconds of every good one */
 static size_t times_length, times_room;
 
@@ -49,6 +49,7 @@ static void print_figures(double seconds, const char *more) {
     qsort(times, times_length, sizeof *times, by_value);
     printf("{%s\"done\": %ju, \"after\": %ju, \"skipped\": %ju, \"elsewhere\": %ju, ", more,
            (uintmax_t)done, (uintmax_t)after, (uintmax_t)skipped, (uintmax_t)elsewhere);
+    printf("\"again\": %ju, ", (uintmax_t)again);
     printf("\"seconds\": %g, \"p50_us\": %u, \"p99_us\": %u, \"max_us\": %u, ", seconds,
            at(0.5), at(0.99), at(1));
     for (int i = 0; i < FAILURES; i++)

@@ -35,6 +35,8 @@ PACKAGES = (
     Package("socat", "socat"),
     Package("micro-httpd", "micro-httpd"),
     Package("nginx-light", "nginx"),
+    Package("tinyproxy-bin", "tinyproxy"),
+    Package("squid", "squid"),
     Package("gcc", "cc", needs=("libc6-dev",)),
 )
 
@@ -54,7 +56,7 @@ def install() -> tuple[dict[str, str], dict[str, str]]:
         path = find(package.program)
         if path is not None:
             programs[package.program] = path
-    for name in ("load", "slow", "limit"):
+    for name in ("load", "slow", "limit", "pour"):
         binary = BUILD / name
         compiler = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(binary)]
         subprocess.run([*compiler, str(HERE / f"{name}.c")], check=True)

@@ -1,14 +1,20 @@
 /* Load one server on loopback, check every byte that comes back, print the figures as JSON.
 
-       load MODE PORT CLIENTS SECONDS [ARGUMENT]
+       load MODE PORT CLIENTS SECONDS [ARGUMENT [ORIGIN]]
 
    MODE     one connection, or for keep one request, for stream one message
    cat      connect, send 64 bytes, shut down for writing, read to the end
    echo     connect, send 64 bytes, read 64 bytes, close
    http     connect, ask for ARGUMENT's file name, read to the end, compare with ARGUMENT
    keep     CLIENTS connections that stay, ARGUMENT asked for on each again and again
+   tunnel   as keep, on connections that CONNECT has made tunnels to ORIGIN (host:port)
    stream   CLIENTS connections that stay; messages of 64 KiB, ARGUMENT (1 or 2) on their way
    paced    as echo, one connection every ARGUMENT microseconds, however the last one does
+
+   With ORIGIN http and keep speak to a proxy, in absolute form. Then keep begins anew where an
+   answer says `Connection: close`, and where a connection ends without that between two
+   answers it asks again, as every client does; the time goes on meanwhile. Without ORIGIN an
+   end is a failure.
 
    One message or two, because neither suits all. After one alone a server that writes in
    small pieces waits for the kernel: Nagle's algorithm keeps its last piece until a delayed
@@ -37,8 +43,8 @@
 #define MAX_DEPTH 2  /* stream: messages of one connection on their way */
 #define NOISE 65521  /* the number of different pieces; a prime */
 
-enum mode { CAT, ECHO, HTTP, KEEP, STREAM, PACED };
-static const char *const MODES[] = {"cat", "echo", "http", "keep", "stream", "paced"};
+enum mode { CAT, ECHO, HTTP, KEEP, TUNNEL, STREAM, PACED };
+static const char *const MODES[] = {"cat", "echo", "http", "keep", "tunnel", "stream", "paced"};
 
 struct client {
     int fd;                /* -1: idle */
@@ -47,7 +53,9 @@ struct client {
     size_t length;         /* how much may be sent so far */
     size_t sent, got;
     uint64_t began[MAX_DEPTH]; /* of the messages on their way; others have one: the connection */
-    struct answer answer;  /* http, keep */
+    int opening;           /* tunnel: it is none yet */
+    int kept;              /* http, keep, tunnel: answers on this connection */
+    struct answer answer;  /* http, keep, tunnel */
 };
 
 static enum mode mode;
@@ -55,12 +63,14 @@ static uint16_t port;
 static int poller, active;
 static uint64_t number;
 static char noise[NOISE + MESSAGE], incoming[4 * MESSAGE];
-static struct file file;  /* http, keep */
+static struct file file;  /* http, keep, tunnel */
+static const char *origin; /* NULL: it is the server itself */
+static char opening[512]; /* what asks for a tunnel */
 static size_t size;       /* of a message, or a request */
 static unsigned depth = 1;
 
 static int is_http(void) {
-    return mode == HTTP || mode == KEEP;
+    return mode == HTTP || mode == KEEP || mode == TUNNEL;
 }
 
 static void leave(struct client *c) {
@@ -93,6 +103,7 @@ static void add_message(struct client *c) {
 
 /* What is sent from position `at` on, and as an echo comes back; `left`: how much of it. */
 static const char *piece(struct client *c, size_t at, size_t *left) {
+    if (c->opening) return *left = c->length - at, opening + at;
     *left = size - at % size;
     if (is_http()) return file.request + at % size;
     return noise + (c->first + at / size) % NOISE + at % size;
@@ -127,7 +138,12 @@ static void start(struct client *c) {
     c->first = number++;
     c->length = c->sent = c->got = 0;
     await_answer(&c->answer);
-    for (unsigned i = 0; i < depth; i++) add_message(c);
+    c->kept = 0;
+    c->opening = mode == TUNNEL;
+    if (c->opening) {
+        c->began[0] = now();
+        c->length = strlen(opening);
+    } else for (unsigned i = 0; i < depth; i++) add_message(c);
     connect_from(c, 0);
 }
 
@@ -135,11 +151,28 @@ static void start_again(struct client *c) {
     if (mode != PACED && now() < until) start(c);
 }
 
+/* A kept connection may end while the next request is on its way to it, which then was not
+   heard (RFC 9112, 9.3.1 and 9.6). 0: that is not what happened. */
+static int ask_again(struct client *c) {
+    if (mode != KEEP || !origin || !c->kept || c->answer.head) return 0;
+    uint64_t began = c->began[0];
+    again++;
+    leave(c);
+    start_again(c);
+    if (c->fd >= 0) c->began[0] = began;
+    return 1;
+}
+
+static void at_error(struct client *c) {
+    if (!ask_again(c)) fail_errno(c);
+}
+
 /* The peer has said all: was it what we wait for? */
 static void at_end(struct client *c) {
     if (mode == STREAM && c->ended) return leave(c);
+    if (ask_again(c)) return;
     int whole = c->answer.has_head && c->answer.body == file.length;
-    if (mode == KEEP || (mode == HTTP ? !whole : c->got < c->length)) return fail(c, EARLY);
+    if (mode == KEEP || mode == TUNNEL || (mode == HTTP ? !whole : c->got < c->length)) return fail(c, EARLY);
     good(*since(c));
     leave(c);
     start_again(c);
@@ -156,14 +189,32 @@ static void next_message(struct client *c, uint64_t began) {
     }
 }
 
-/* http, keep: as take. */
+/* tunnel: as take. Any 2xx makes it one (RFC 9110, 9.3.6), and the first word is ours. */
+static int take_opening(struct client *c, size_t count) {
+    const char *data = incoming;
+    enum said said = take_head(&c->answer, &data, &count);
+    if (said == MORE) return 1;
+    const char *head = c->answer.text;
+    if (said == BAD || count || strncmp(head, "HTTP/1.", 7) || strncmp(head + 8, " 2", 2))
+        return fail(c, WRONG), 0;
+    c->opening = 0;
+    c->length = c->sent = c->got = 0;
+    await_answer(&c->answer);
+    add_message(c);
+    return 1;
+}
+
+/* http, keep, tunnel: as take. */
 static int take_http(struct client *c, size_t count) {
+    if (c->opening) return take_opening(c, count);
     enum said said = take_answer(&c->answer, &file, incoming, count);
     c->got += count;
     if (said == BAD) return fail(c, WRONG), 0;
     if (mode == HTTP || said == MORE) return 1;
     good(*since(c));
+    c->kept++;
     if (now() >= until) return leave(c), 0;
+    if (origin && c->answer.closes) return leave(c), start_again(c), 0;
     await_answer(&c->answer);
     add_message(c);
     return 1;
@@ -196,13 +247,13 @@ static void advance(struct client *c) {
             size_t left;
             const char *out = piece(c, c->sent, &left);
             ssize_t n = send(c->fd, out, left, MSG_NOSIGNAL);
-            if (n < 0 && errno != EAGAIN) return fail_errno(c);
+            if (n < 0 && errno != EAGAIN) return at_error(c);
             if (n > 0) c->sent += n, moved = 1;
             if (c->sent == c->length && mode == CAT) shutdown(c->fd, SHUT_WR), c->ended = 1;
         }
         if (c->sent || c->ended) {
             ssize_t n = recv(c->fd, incoming, sizeof incoming, 0);
-            if (n < 0 && errno != EAGAIN) return fail_errno(c);
+            if (n < 0 && errno != EAGAIN) return at_error(c);
             if (n == 0) return at_end(c);
             if (n > 0) {
                 if (!take(c, n)) return;
@@ -254,14 +305,19 @@ static void run(struct client *clients, int count, uint64_t pace) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 5) errx(64, "usage: load MODE PORT CLIENTS SECONDS [ARGUMENT]");
+    if (argc < 5) errx(64, "usage: load MODE PORT CLIENTS SECONDS [ARGUMENT [ORIGIN]]");
     for (mode = CAT; strcmp(argv[1], MODES[mode]); mode++)
-        if (mode == PACED) errx(64, "%s: cat, echo, http, keep, stream or paced", argv[1]);
+        if (mode == PACED) errx(64, "%s: no mode; see load.c", argv[1]);
     if (mode >= HTTP && argc < 6) errx(64, "%s needs ARGUMENT", argv[1]);
+    if (mode == TUNNEL && argc < 7) errx(64, "tunnel needs ORIGIN");
     port = atoi(argv[2]);
     int count = atoi(argv[3]);
     double seconds = atof(argv[4]);
-    if (is_http()) read_file(&file, argv[5], mode == HTTP ? "Connection: close\r\n" : "");
+    origin = is_http() && argc > 6 ? argv[6] : NULL;
+    if (is_http())
+        read_file(&file, argv[5], mode == TUNNEL ? NULL : origin,
+                  mode == HTTP ? "Connection: close\r\n" : "");
+    snprintf(opening, sizeof opening, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", origin, origin);
     if (mode == STREAM && (depth = atoi(argv[5])) - 1 >= MAX_DEPTH) errx(64, "1 or 2 messages");
     size = is_http() ? file.asked : mode == STREAM ? MESSAGE : SHORT;
     srandom(1);

@@ -39,6 +39,8 @@ class Place:
     www: Path
     echo: Path
     programs: dict[str, str]
+    origin: int = 0
+    """The port of the web server behind it, where a scene has one."""
 
 
 Command = list[str]
@@ -47,12 +49,17 @@ Command = list[str]
 def superd(
     connections: int = 1000, log: str = "info", **service: object
 ) -> Callable[[Place], Command]:
-    """Make superd with one service; `log` is its level of logging."""
+    """Make superd with one service; `log` is its level of logging.
+
+    `options` may be a function of the place.
+    """
 
     def build(place: Place) -> Command:
         own = dict(service)
         if own.get("handler") == "httpd":
             own["options"] = {"root": str(place.www), **KEEP}
+        if callable(own.get("options")):
+            own["options"] = own["options"](place)
         own["listen"] = f"127.0.0.1:{place.port}"
         own["limits"] = {"connections": connections}
         config = {"log": {"level": log}, "services": {"bench": own}}
@@ -84,8 +91,10 @@ def micro_httpd(place: Place) -> Command:
     return [place.programs["micro-httpd"], str(place.www)]
 
 
-def xinetd(handler: Callable[[Place], Command] | None) -> Callable[[Place], Command]:
-    """Make xinetd with one service; without a handler its own echo."""
+def xinetd(
+    handler: Callable[[Place], Command] | None, **more: str
+) -> Callable[[Place], Command]:
+    """Make xinetd with one service, with `more` keys; without a handler its own echo."""
 
     def build(place: Place) -> Command:
         keys = {
@@ -104,6 +113,7 @@ def xinetd(handler: Callable[[Place], Command] | None) -> Callable[[Place], Comm
         }
         if handler is None:
             keys["type"] = "INTERNAL UNLISTED"
+            keys |= more
         else:
             program, *arguments = handler(place)
             keys["server"] = program
@@ -158,18 +168,22 @@ def socat(buffer: int, address: str) -> Callable[[Place], Command]:
     return build
 
 
-def nginx(place: Place) -> Command:
+def nginx_with(*more: str) -> Callable[[Place], Command]:
     """Make nginx with as many workers as a loop has, and the one folder.
 
     sendfile and tcp_nopush as Debian has them; connections enough for every scene.
+    `more`: lines of its server's configuration.
     """
-    file = place.folder / "nginx.conf"
-    error = place.folder / "error.log"
-    temporary = "".join(
-        f"    {name}_temp_path {place.folder / name};\n"
-        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    file.write_text(f"""\
+
+    def build(place: Place) -> Command:
+        file = place.folder / "nginx.conf"
+        error = place.folder / "error.log"
+        temporary = "".join(
+            f"    {name}_temp_path {place.folder / name};\n"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        lines = "".join(f"        {line}\n" for line in more)
+        file.write_text(f"""\
 daemon off;
 user nobody nogroup;
 worker_processes {LOOP_WORKERS};
@@ -185,10 +199,15 @@ http {{
 {temporary}    server {{
         listen 127.0.0.1:{place.port} backlog=1024;
         root {place.www};
-    }}
+{lines}    }}
 }}
 """)
-    return [place.programs["nginx"], "-e", str(error), "-c", str(file)]
+        return [place.programs["nginx"], "-e", str(error), "-c", str(file)]
+
+    return build
+
+
+nginx = nginx_with()
 
 
 def limit(handler: Callable[[Place], Command]) -> Callable[[Place], Command]:

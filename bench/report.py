@@ -79,7 +79,7 @@ def scene_block(result: Result) -> str:
         "failed",
     ]
     figures = [figure_row(row, factor or 1.0) for row in rows]
-    parts = [table(heads, figures), ratios(result), targets(result), ports(rows)]
+    parts = [table(heads, figures), ratios(result), targets(result), remarks(rows)]
     return join(parts, result.left_out)
 
 
@@ -141,7 +141,7 @@ def targets(result: Result) -> str:
             found.append((wanted(target), "-", verdict))
         else:
             found.append(judge(target, rows[target.who], rows[target.against]))
-    return verdicts(found)
+    return verdicts(found) if found else ""
 
 
 def wanted(target: Target) -> str:
@@ -166,11 +166,20 @@ def judge(target: Target, row: Row, against: Row) -> tuple[str, str, str]:
     return wanted(target), factor_text(value), verdict
 
 
-def ports(rows: list[Row]) -> str:
-    """Say where the load ran out of ports of 127.0.0.1 and went on from 127.0.0.2."""
-    found = [f"{row.name} {row.elsewhere}" for row in rows if row.elsewhere]
-    said = f"Connections from other addresses of loopback: {', '.join(found)}."
-    return said if found else ""
+def remarks(rows: list[Row]) -> str:
+    """Say what the load had to do beside its work.
+
+    It runs out of ports of 127.0.0.1 and goes on from 127.0.0.2; and a proxy ends a
+    connection that it has not said it would end.
+    """
+    moved = ", ".join(f"{row.name} {row.elsewhere}" for row in rows if row.elsewhere)
+    again = ", ".join(f"{row.name} {row.again}" for row in rows if row.again)
+    said = []
+    if moved:
+        said.append(f"Connections from other addresses of loopback: {moved}.")
+    if again:
+        said.append(f"Asked again, after an end that was not announced: {again}.")
+    return "\n".join(said)
 
 
 def machine_block(versions: dict[str, str], load: float, *, is_exact: bool) -> str:

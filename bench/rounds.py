@@ -6,6 +6,7 @@ scene run from its beginning to its end; one that gets no load just now sleeps.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from origin import Origin
 from peers import Place
 from scenes import FILES
 from server import SETTLE_S, DidNotStartError, Load, Server, finish, free_ports
@@ -45,6 +47,7 @@ class Row:
     pss: float = math.nan
     kinds: dict[str, int] = field(default_factory=dict)
     elsewhere: int = 0
+    again: int = 0
 
     def median(self, figure: str) -> float:
         """Give the median of the rounds; `pss` is the highest of one round's samples."""
@@ -66,6 +69,7 @@ class Row:
             }
         )
         self.elsewhere += said["elsewhere"]
+        self.again += said["again"]
         self.count_failures(said)
 
     def count_failures(self, said: dict[str, Any]) -> None:
@@ -93,43 +97,62 @@ def run_scene(
 ) -> Result:
     """Start all, load each in turn, stop all."""
     result = Result(scene)
-    argument = scene.argument
-    if scene.mode in FILES:
-        argument = str(folder / "www" / argument)
-    arguments = (argument,) if argument else ()
-    load = Load((programs["load"], scene.mode), clients_of(scene, effort), arguments)
-    servers: list[tuple[Server, Row]] = []
-    try:
+    with contextlib.ExitStack() as running:
+        origin = None
+        if scene.behind:
+            try:
+                origin = Origin(scene, programs, folder)
+            except DidNotStartError as error:
+                result.left_out.append(f"all: no web server behind them: {error}")
+                return result
+            running.callback(origin.stop)
+        servers: list[tuple[Server, Row, Load]] = []
         for contestant in scene.contestants:
             try:
-                server = start(contestant, scene, programs, folder)
+                server = start(contestant, scene, programs, folder, origin)
             except DidNotStartError as error:
                 result.left_out.append(f"{contestant.name}: {error}")
                 tell(f"  left out: {contestant.name}: {error}")
                 continue
+            running.callback(server.stop)
             row = Row(contestant.name, contestant.role)
             result.rows.append(row)
-            servers.append((server, row))
-        for server, row in servers:
+            mode = contestant.mode or scene.mode
+            arguments = arguments_of(scene, mode, folder, origin)
+            load = Load((programs["load"], mode), clients_of(scene, effort), arguments)
+            servers.append((server, row, load))
+        for server, row, load in servers:
             row.count_failures(load.run(server.ports[0], WARM_UP_S))
         for number in range(effort.rounds):
-            for server, row in servers:
-                measure(server, row, load, effort.seconds)
+            for server, row, load in servers:
+                measure(server, row, load, effort.seconds, origin)
                 one = row.rounds[-1]
                 figures = f"{one['rate']:8.0f}/s {one['cpu']:7.3f} ms CPU"
                 tell(
                     f"  round {number + 1}  {row.name:28} {figures}  {row.kinds or ''}"
                 )
-        for server, row in servers:
+        for server, row, load in servers:
             row.pss = sample_memory(server, row, load)
-    finally:
-        for server, _ in servers:
-            server.stop()
     return result
 
 
+def arguments_of(
+    scene: Scene, mode: str, folder: Path, origin: Origin | None
+) -> tuple[str, ...]:
+    """Give the load's arguments; it speaks to a proxy where it is told of an origin."""
+    argument = str(folder / "www" / scene.argument) if mode in FILES else scene.argument
+    arguments = [argument] if argument else []
+    if origin is not None and mode == scene.mode and scene.behind != "relay":
+        arguments.append(f"127.0.0.1:{origin.port}")
+    return tuple(arguments)
+
+
 def start(
-    contestant: Contestant, scene: Scene, programs: dict[str, str], folder: Path
+    contestant: Contestant,
+    scene: Scene,
+    programs: dict[str, str],
+    folder: Path,
+    origin: Origin | None = None,
 ) -> Server:
     """Start one; DidNotStartError says why it cannot take part."""
     for program in contestant.needs:
@@ -138,16 +161,24 @@ def start(
     own = folder / scene.name / contestant.name.replace(" ", "-")
     own.mkdir(parents=True)
     (port,) = free_ports(1)
-    place = Place(own, port, folder / "www", folder / "echo.py", programs)
+    behind = 0 if origin is None else origin.port
+    place = Place(own, port, folder / "www", folder / "echo.py", programs, behind)
     name = f"{scene.name}-{contestant.name}"
     return Server(name, contestant.build(place), [port], own)
 
 
-def measure(server: Server, row: Row, load: Load, seconds: float) -> None:
+def measure(
+    server: Server, row: Row, load: Load, seconds: float, origin: Origin | None
+) -> None:
     """Run one round."""
     server.tree.settle(SETTLE_S)
     before = server.tree.cpu()
+    asked = 0 if origin is None else origin.count()
     said = load.run(server.ports[0], seconds)
+    if (
+        origin is not None and row.role != "shown"
+    ):  # who is shown is a web server itself
+        said["kinds"] |= origin.judge(asked, said["done"] + said["after"])
     server.tree.settle(SETTLE_S)
     row.add(said, server.tree.cpu() - before)
 

@@ -18,15 +18,19 @@ import tempfile
 import time
 from pathlib import Path
 
+from between import BETWEEN
 from install import install
 from measure import Tree
 from report import commit, has_room, machine_block, put, scene_block, solo_block
 from rounds import Effort, clients_of, run_scene, tell
-from scenes import LARGE, SCENES, SMALL
+from scenes import LARGE, SMALL
+from scenes import SCENES as DIRECT
 from slow import slow
 from solo import SOLOS
+from stages import pipe
 
-TABLES = {"httpd-slow": slow, **SOLOS}
+SCENES = (*DIRECT, *BETWEEN)
+TABLES = {"httpd-slow": slow, "pipe": pipe, **SOLOS}
 NAMES = [*(scene.name for scene in SCENES), *TABLES]
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One row: `role` is superd, peer, limit, or shown (no peer, for orientation only)."""
+    """One row: `role` is superd, peer, limit, or shown (no peer, for orientation only).
+
+    `mode` is its own mode of the load, for who is no proxy in a scene of proxies.
+    """
 
     name: str
     role: str
     build: Callable[[Place], list[str]]
     needs: tuple[str, ...] = ()
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class Target:
 class Scene:
     """One table: `mode`, `argument` and `clients` are the load's.
 
-    `unit` is what is counted. Where it is its size that counts, `mib` is that.
+    `unit` is what is counted. Where it is its size that counts, `mib` is that. `behind`
+    tells what stands before a web server here: a `relay`, a `proxy`, or a `cache`, which
+    asks for nothing that it has; empty: nothing, it is the servers themselves.
     """
 
     name: str
@@ -50,6 +56,7 @@ class Scene:
     argument: str = ""
     clients: int | None = None
     mib: float | None = None
+    behind: str = ""
 
 
 def xinetd(
@@ -74,7 +81,7 @@ CAT = {"exec": ["/bin/cat"]}
 NGINX = Contestant("nginx", "shown", peers.nginx, ("nginx",))
 SMALL, LARGE = "1k.txt", "10m.bin"
 """The files to be served: of 1 KiB and of 10 MiB."""
-FILES = ("http", "keep")
+FILES = ("http", "keep", "tunnel")
 """Modes of the load whose argument is one of them."""
 KEPT = 32
 

@@ -86,11 +86,14 @@ class Server:
 
     def _wait_for(self, ports: set[int], until: float) -> None:
         while not ports <= listening_ports():
-            if self.process.poll() is not None or time.monotonic() > until:
+            status = self.process.poll()
+            if status is not None or time.monotonic() > until:
                 said = self.output.read_text(errors="replace").strip()
                 last = said.replace(f"{self.output.parent}/", "").split("\n")[-1]
-                why = last or f"it does not listen after {START_S:g} s"
-                raise DidNotStartError(why)
+                silent = f"it does not listen after {START_S:g} s"
+                if status is not None:
+                    silent = f"it ended without a word, with status {status}"
+                raise DidNotStartError(last or silent)
             time.sleep(PROBE_S)
 
     def stop(self) -> None:

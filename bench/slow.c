@@ -225,8 +225,8 @@ int main(int argc, char **argv) {
     port = atoi(argv[1]);
     int count = atoi(argv[2]);
     double seconds = atof(argv[3]);
-    read_file(&small, argv[4], "");
-    read_file(&large, argv[5], "");
+    read_file(&small, argv[4], NULL, "");
+    read_file(&large, argv[5], NULL, "");
     struct rlimit most;
     getrlimit(RLIMIT_NOFILE, &most);
     most.rlim_cur = most.rlim_max;

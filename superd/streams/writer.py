@@ -134,6 +134,11 @@ class Writer:
             and not self._closing
         )
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the kernel to take them."""
+        return len(self._buffer)
+
     async def sendfile(
         self, fd: int, offset: int, count: int, deadline: float | None = None
     ) -> int:

@@ -70,8 +70,10 @@ def test_a_thousand_claims_are_one_file(tmp_path):
 def test_a_claim_ends_with_its_process(tmp_path):
     claims = Claims(str(tmp_path))
     pid = claimed_by_another(tmp_path)
-    assert claims.claim(KEY) is None
-    end(pid)
+    try:
+        assert claims.claim(KEY) is None
+    finally:
+        end(pid)
     with claims.claim(KEY) as claim:
         assert claim is not None
 
@@ -82,10 +84,13 @@ def test_a_process_forked_meanwhile_does_not_keep_a_claim(tmp_path):
     pid = os.fork()
     if not pid:
         signal.pause()
-    claim.release()
-    with claims.claim(KEY) as again:
+    try:
+        claim.release()
+        again = claims.claim(KEY)
         assert again is not None
-    end(pid)
+        again.release()
+    finally:
+        end(pid)
 
 
 def test_all_who_wait_go_on_when_the_claim_ends(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import random
 import select
 import signal
 import time
+from contextlib import suppress
 
 from superd.handlers.cache import keyfile, locks
 from superd.handlers.cache.drafts import Draft
@@ -15,6 +17,7 @@ from superd.handlers.cache.keyfile import body_path
 from superd.handlers.cache.store import Store
 
 SIZE = 1 << 26
+PR_SET_PDEATHSIG = 1
 KILLS = 60
 LENGTHS = [100, 5000, 20_000, 70_000, 300_000]
 KEYS = [b"http://example.com/%d" % number for number in range(6)]
@@ -36,10 +39,11 @@ class HastyDraft(Draft):
     def keep(self, meta, replaces=None):
         kept = super().keep(meta, replaces)
         if kept is not None and not kept.inline:
-            fd = os.open(self._path, os.O_WRONLY)
-            for one in self.late:
-                os.write(fd, one)
-            os.close(fd)
+            with suppress(FileNotFoundError):  # another has replaced it already
+                fd = os.open(self._path, os.O_WRONLY)
+                for one in self.late:
+                    os.write(fd, one)
+                os.close(fd)
         return kept
 
 
@@ -92,11 +96,17 @@ def read_on(_, folder, seed, out):
             os.write(out, mark)
 
 
+def die_with_the_parent():
+    """Leave nobody behind who reads for ever, were the test itself killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 def start(work, *args):
     pid = os.fork()
     if pid:
         return pid
     try:
+        die_with_the_parent()
         work(*args)
     except BaseException as error:  # noqa: BLE001  nothing crosses a fork
         os.write(2, f"{error!r}\n".encode())
@@ -133,12 +143,19 @@ class Crowd:
                 for mark in self.said:
                     self.said[mark] += data.count(mark)
 
-    def end(self):
-        for pid in (*self.writers, *self.readers):
-            end(pid)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Let none of them go on, whatever the test has found."""
+        pids = (*self.writers, *self.readers)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
         self.listen(0.05)
         os.close(self.reader)
         os.close(self.out)
+        assert statuses == [-signal.SIGKILL] * len(pids)
 
 
 def stored(folder):
@@ -153,17 +170,17 @@ def stored(folder):
 def test_no_body_is_torn_while_writers_are_killed(tmp_path):
     folder = str(tmp_path / "cache")
     store, chance = Store(folder, SIZE, SIZE), random.Random(60)
-    crowd = Crowd(Store, folder, writers=3, readers=2)
-    for _ in range(KILLS):
-        crowd.listen(chance.random() * 0.05)
-        which = chance.randrange(3)
-        end(crowd.writers[which])
-        crowd.writers[which] = crowd.start(write_on)
-    # However busy the machine is: there is something to have been seen.
-    until = time.monotonic() + 20
-    while min(crowd.said[WHOLE], crowd.said[KEPT]) < 100 and time.monotonic() < until:
-        crowd.listen(0.1)
-    crowd.end()
+    with Crowd(Store, folder, writers=3, readers=2) as crowd:
+        for _ in range(KILLS):
+            crowd.listen(chance.random() * 0.05)
+            which = chance.randrange(3)
+            end(crowd.writers[which])
+            crowd.writers[which] = crowd.start(write_on)
+        # However busy the machine is: there is something to have been seen.
+        until = time.monotonic() + 20
+        said = crowd.said
+        while min(said[WHOLE], said[KEPT]) < 100 and time.monotonic() < until:
+            crowd.listen(0.1)
     assert crowd.said[TORN] == 0
     assert min(crowd.said[WHOLE], crowd.said[KEPT]) >= 100
     everything_is_in_order(store)
@@ -189,11 +206,10 @@ def test_a_store_that_shows_a_body_too_early_is_found_out(tmp_path):
     """The same crowd, nobody killed: so the readers above would have seen it."""
     folder = str(tmp_path / "cache")
     Store(folder, SIZE, SIZE)
-    crowd = Crowd(HastyStore, folder, writers=2, readers=2)
-    until = time.monotonic() + 20
-    while not crowd.said[TORN] and time.monotonic() < until:
-        crowd.listen(0.05)
-    crowd.end()
+    with Crowd(HastyStore, folder, writers=2, readers=2) as crowd:
+        until = time.monotonic() + 20
+        while not crowd.said[TORN] and time.monotonic() < until:
+            crowd.listen(0.05)
     assert crowd.said[TORN]
 
 

@@ -226,7 +226,8 @@ def write(path: str, data: bytes, now_ns: int) -> State:
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | locks.FLAGS, locks.MODE)
     try:
         write_all(fd, data)
-        # The kernel's own times are of its last tick, which two writers may share.
+        # The kernel's own times are of its last tick, which two writers may share, before
+        # Linux 6.13; and with the second of them the first one's inode may be back.
         os.utime(fd, ns=(now_ns, now_ns))
         state = state_of(os.fstat(fd))
         os.rename(new, path)

@@ -12,8 +12,12 @@ gone by then is a miss. Damage of every kind is a miss as well, and is removed.
     FOLDER/ab/HASH.NAME    a body; NAME is random
     FOLDER/ab/HASH.new     a record that is being written
 
-What a hit costs is one stat(2), if the shelf has it. A body over 64 KiB has no checksum: a
-disk that changes bits in it without an error is believed, as it is by sendfile(2).
+What a hit costs is one stat(2), if the shelf has it: 4 us; without it, an open and a read:
+13 us. To store 1 KiB takes 90 us on tmpfs; on ext4 several times that where thousands of
+files go and come in seconds, for it does not use an inode again for five.
+
+A body over 64 KiB has no checksum: a disk that changes bits in it without an error is
+believed, as it is by sendfile(2).
 """
 
 from __future__ import annotations

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from superd.handlers import exits, stdio
+from superd.handlers.forward import apart, reach
 from superd.handlers.forward.session import Session
 from superd.handlers.forward.upstream import Upstreams
+from superd.handlers.relay.stopping import die
 from superd.handlers.relay.story import peer_of
 from superd.handlers.wire import Wire
 from superd.streams.reader import Reader
@@ -76,18 +80,38 @@ class _Writer(Writer):
         return done
 
 
+class _Place:
+    """What a process keeps from one connection to the next, where it has more than one."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.SelectorEventLoop()
+        self.upstreams = Upstreams()
+
+
+_places: list[_Place] = []
+
+
 def serve_stdin(plan: Plan) -> int:
     """Serve the connection on fd 0; returns the exit code."""
     _check()
-    loop = asyncio.SelectorEventLoop()
-    try:
-        with _Unblocked() as sock:
-            return loop.run_until_complete(_serve(plan, sock, loop))
-    except ConnectionError:
-        return exits.OK
-    finally:
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+    if not _places:
+        _places.append(_Place())
+    loop = _places[0].loop
+    with _Unblocked() as sock:
+        task = loop.create_task(_serve(plan, sock, _places[0]))
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            return loop.run_until_complete(task)
+        except ConnectionError:
+            return exits.OK
+        except asyncio.CancelledError:
+            die()
+            return exits.OK
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+            # A worker of a pool that has threads is replaced.
+            apart.rest()
+            reach.NAMES.rest()
 
 
 def _check() -> None:
@@ -101,32 +125,24 @@ def _check() -> None:
     sock.detach()
 
 
-async def _serve(plan: Plan, sock: Any, loop: asyncio.AbstractEventLoop) -> int:
-    reader = Reader(sock, loop)
-    writer = _Writer(sock, loop, reader, lambda: dict(os.environ))
-    upstreams = Upstreams()
+async def _serve(plan: Plan, sock: Any, place: _Place) -> int:
+    reader = Reader(sock, place.loop)
+    writer = _Writer(sock, place.loop, reader)
     try:
         peer = peer_of(os.environ, writer.get_extra_info("peername"))
-        own = own_of(writer.get_extra_info("sockname"))
-        session = Session(plan, upstreams, reader, writer, peer, own)
+        session = Session(plan, place.upstreams, reader, writer, peer)
         try:
             code = await session.run()
-        except (exits.TooSlow, exits.PeerError):
-            await writer.flush(_STALL)
-            raise
-        await writer.flush(_STALL)
+        finally:
+            # What was said to a peer that was refused or too slow is for it to read.
+            with suppress(ConnectionError):
+                await writer.flush(_STALL)
     except TimeoutError:
         raise exits.TooSlow("the peer was too slow to take the rest") from None
     finally:
-        upstreams.close()
         writer.release()
     with Wire() as wire:
         wire.linger()
     if plan.desk is not None:
         await plan.desk.finish()
     return code
-
-
-def own_of(name: Any) -> tuple[str, int] | None:
-    """Return the address and port of our end; None of a Unix socket."""
-    return (name[0], name[1]) if isinstance(name, tuple) else None

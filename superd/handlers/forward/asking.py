@@ -12,11 +12,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from superd.handlers.forward import reach
+from superd.handlers.forward.fields import without
 from superd.handlers.forward.framing import (
     BadFraming,
     Body,
     Truncated,
     UntilEnd,
+    announced_length,
     chunk,
     last_chunk,
     reply_body,
@@ -43,6 +45,9 @@ _INTERIM: Final = 64
 """Heads of interim answers before the final one."""
 _LOOK: Final = 1.0
 """Seconds between two looks whether the peer is still there."""
+
+
+_LENGTH: Final = frozenset({b"content-length"})
 
 
 class Cut(Exception):  # noqa: N818  what happened
@@ -83,8 +88,8 @@ class Route(NamedTuple):
 
     plan: Plan
     upstreams: Upstreams
-    own: tuple[str, int] | None
-    """Where the peer came in: never connected to."""
+    own: Callable[[], tuple[str, int] | None]
+    """Tells where the peer came in, which is never connected to."""
 
     def parent_of(self, target: Target) -> Parent | None:
         """Return the proxy that requests for this host are given to."""
@@ -106,7 +111,7 @@ class Route(NamedTuple):
                 sock = await reach.reach(*key, reach.ANYWHERE, deadline)
             else:
                 key = target.host, target.port
-                sock = await reach.reach(*key, plan.guard, deadline, own=self.own)
+                sock = await reach.reach(*key, plan.guard, deadline, own=self.own())
         except reach.Unreachable as error:
             raise Failed(error.status, error.problem, error.error) from None
         plan.counters.add_connect(reused=False)
@@ -171,6 +176,7 @@ class Asking:
                     self._upload = upload(upstream)
                 reply = await self._final(interim)
                 self.body = reply_body(reply, question.method)
+                reply = _with_one_length(reply)
             except Lost as error:
                 upstream.close()
                 if upstream.used:
@@ -276,6 +282,19 @@ class Asking:
         self.upstream.close()
         if self._upload:
             await self._upload.stop()
+
+
+def _with_one_length(reply: Reply) -> Reply:
+    """Return an answer in which Content-Length stands once, and is a length.
+
+    Also where it announces what does not follow, as after HEAD. Raises BadReply.
+    """
+    told = reply.values(b"content-length")
+    length = announced_length(reply)
+    if length is None or (len(told) == 1 and told[0].isdigit()):
+        return reply
+    fields = without(reply.fields, _LENGTH)
+    return reply._replace(fields=[*fields, (b"Content-Length", b"%d" % length)])
 
 
 def is_lasting(reply: Reply) -> bool:

@@ -14,7 +14,6 @@ from superd.handlers.cache import policy, validation
 from superd.handlers.forward import fields as fieldwork
 from superd.handlers.forward.asking import Asking, Cut, Question
 from superd.handlers.forward.pages import Failed
-from superd.handlers.forward.stored import Found, lines_of
 from superd.handlers.forward.visit import ERRORS, NOT_MODIFIED
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from superd.handlers.forward.desk import Desk
     from superd.handlers.forward.fields import Field
     from superd.handlers.forward.passing import Passing
+    from superd.handlers.forward.stored import Found
 
 
 class Behind:
@@ -37,7 +37,7 @@ class Behind:
         self._fields = plain
         self._route = passing.route
         self._question = Question(
-            b"GET", passing.question.target, lines_of([*plain, *asked])
+            b"GET", passing.question.target, fieldwork.lines_of([*plain, *asked])
         )
 
     async def run(self, claim: Claim) -> None:

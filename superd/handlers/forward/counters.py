@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -38,49 +37,50 @@ _CONNECTS: Final = 4
 _REUSES: Final = 5
 _STATUS: Final = 6
 _CACHED: Final = 11
-_SLOT: Final = struct.Struct(f"={len(NAMES)}d")
-"""Doubles: exact for whole numbers up to 2**53, and one kind for all."""
-_ROOM: Final = 256
-"""Bytes between two slots: no two share a line of a processor's cache."""
+_ROOM: Final = 32
+"""Doubles between two slots: no two share a line of a processor's cache. Doubles are exact
+for whole numbers up to 2**53."""
 
 
 class Counters:
     """The counts of a service."""
 
     def __init__(self) -> None:
-        self._page = mmap.mmap(-1, _SLOTS * _ROOM)
+        page = mmap.mmap(-1, _SLOTS * _ROOM * 8)
+        self._counts = memoryview(page).cast("d")
+        self._at = -1
+        # The number of a process is a system call, and who is forked has another one.
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._at = -1
+
+    def _slot(self) -> int:
+        if self._at < 0:
+            self._at = os.getpid() % _SLOTS * _ROOM
+        return self._at
 
     def add(self, record: Record, seconds: float) -> None:
         """Count a request that is over."""
-        counts = self._counts()
-        counts[0] += 1
-        counts[1] += record.received
-        counts[2] += record.sent
-        counts[3] += seconds
+        counts, at = self._counts, self._slot()
+        counts[at] += 1
+        counts[at + 1] += record.received
+        counts[at + 2] += record.sent
+        counts[at + 3] += seconds
         if 100 <= record.status < 600:  # noqa: PLR2004
-            counts[_STATUS + record.status // 100 - 1] += 1
+            counts[at + _STATUS + record.status // 100 - 1] += 1
         if record.cache in _CACHE:
-            counts[_CACHED + _CACHE.index(record.cache)] += 1
-        self._put(counts)
+            counts[at + _CACHED + _CACHE.index(record.cache)] += 1
 
     def add_connect(self, *, reused: bool) -> None:
         """Count a connection to another host."""
-        counts = self._counts()
-        counts[_REUSES if reused else _CONNECTS] += 1
-        self._put(counts)
-
-    def _counts(self) -> list[float]:
-        return list(_SLOT.unpack_from(self._page, os.getpid() % _SLOTS * _ROOM))
-
-    def _put(self, counts: list[float]) -> None:
-        _SLOT.pack_into(self._page, os.getpid() % _SLOTS * _ROOM, *counts)
+        at = self._slot()
+        self._counts[at + (_REUSES if reused else _CONNECTS)] += 1
 
     def totals(self) -> list[float]:
         """Add up what all processes have counted."""
-        slots = [
-            _SLOT.unpack_from(self._page, number * _ROOM) for number in range(_SLOTS)
-        ]
-        return [sum(column) for column in zip(*slots, strict=True)]
+        counts = self._counts
+        return [sum(counts[number::_ROOM]) for number in range(len(NAMES))]
 
     def text(self) -> str:
         """Write them in the text format of Prometheus."""

@@ -16,7 +16,7 @@ from superd.handlers.cache import record as records
 from superd.handlers.cache.claims import Claims
 from superd.handlers.cache.store import Store
 from superd.handlers.cache.verdict import Verdict
-from superd.handlers.forward import stored
+from superd.handlers.forward import apart, stored
 from superd.handlers.forward.asking import Asking
 from superd.handlers.forward.behind import Behind
 from superd.handlers.forward.pages import Failed
@@ -35,8 +35,6 @@ _UNSTORABLE: Final = 4096
 """Keys that are remembered because their answers could not be kept."""
 _BEHIND: Final = 64
 """Validations that run at the same time with nobody waiting for them."""
-_SWEEP: Final = 0.5
-"""Seconds of making room, at the end of a process's connection."""
 
 
 def open_desk(cache: Options) -> Desk:
@@ -169,8 +167,7 @@ class Desk:
     def _make_room(self) -> None:
         """Have a thread remove what was not used, if there is too much."""
         if self._store.due and (self._sweeping is None or self._sweeping.done()):
-            loop = asyncio.get_running_loop()
-            self._sweeping = loop.run_in_executor(None, self._store.sweep)
+            self._sweeping = apart.begin(self._store.sweep)
 
     # -- those who ask the same ----------------------------------------------------------
 
@@ -214,4 +211,5 @@ class Desk:
         if self._sweeping is not None:
             await self._sweeping
         elif self._store.due:
-            self._store.sweep(monotonic() + _SWEEP)
+            # All of it: half of one would be lost with this process.
+            self._store.sweep()

@@ -159,6 +159,35 @@ def response_fields(
     return [*end_to_end(fields), via_line(minor, identity.name)]
 
 
+def response_lines(
+    fields: Iterable[Field], identity: Identity, *, minor: int
+) -> tuple[bytes, bool]:
+    """Write what response_fields gives, as lines, and tell whether a Date is among it."""
+    lines = []
+    dated = False
+    for name, value in fields:
+        low = name.lower()
+        if low == b"connection" and value.lower() not in _ONLY_OURS:
+            # It names further fields.
+            going = response_fields(fields, identity, minor=minor)
+            return lines_of(going), has(going, b"date")
+        if low in HOP_BY_HOP:
+            continue
+        if low == b"date":
+            dated = True
+        lines.append(b"%b: %b\r\n" % (name, value))
+    lines.append(b"Via: 1.%d %b\r\n" % (minor, identity.name))
+    return b"".join(lines), dated
+
+
+_ONLY_OURS: Final = frozenset({b"close", b"keep-alive"})
+
+
+def lines_of(fields: Iterable[Field]) -> bytes:
+    """Write fields, each with its line end."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
 def _with_peer(fields: list[Field], peer: str) -> list[Field]:
     """Add the peer behind those who came before it (RFC 7239 4)."""
     node = f'"[{peer}]"' if ":" in peer else peer

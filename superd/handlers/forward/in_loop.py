@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from superd.handlers.forward.alone import own_of
 from superd.handlers.forward.session import Session
 from superd.handlers.forward.upstream import Upstreams
 from superd.handlers.relay.story import peer_of
@@ -22,8 +21,6 @@ _UPSTREAMS: Final = Upstreams()
 
 async def serve(plan: Plan, reader: Reader, writer: Writer) -> int:
     """Serve until one side wants no more; returns the exit code."""
-    name = writer.get_extra_info("peername")
-    environment = writer.get_extra_info("environment", {})
-    own = own_of(writer.get_extra_info("sockname"))
-    session = Session(plan, _UPSTREAMS, reader, writer, peer_of(environment, name), own)
-    return await session.run()
+    # Not of the environment: it would be made for this alone.
+    peer = peer_of({}, writer.get_extra_info("peername"))
+    return await Session(plan, _UPSTREAMS, reader, writer, peer).run()

@@ -7,6 +7,7 @@ one: a missing last chunk, missing bytes, a reset.
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
 
     from superd.handlers.forward.asking import Route
     from superd.handlers.forward.client import Client
-    from superd.handlers.forward.fields import Field
     from superd.handlers.forward.record import Record
     from superd.handlers.forward.reply import Reply
     from superd.handlers.forward.upstream import Upstream
     from superd.handlers.http.request import Request
 
 _SWITCHING: Final = 101
-_WITHOUT_BODY: Final = frozenset({204, 304})
+_LENGTH: Final = frozenset({b"content-length"})
 _COVER: Final = 8192
 """Bytes up to which a body that is here already leaves together with its head."""
 
@@ -78,10 +78,10 @@ class Passing:
     async def _interim(self, reply: Reply) -> None:
         """Pass an interim answer on, where the peer knows such (RFC 9110 15.2)."""
         if self.request.minor:
-            fields = fieldwork.response_fields(
+            lines, dated = fieldwork.response_lines(
                 reply.fields, self.route.plan.identity, minor=reply.minor
             )
-            await self.client.send(head_of(reply, fields, b""))
+            await self.client.send(head_of(reply, lines, b"", dated=dated))
 
     async def answer(
         self,
@@ -89,18 +89,17 @@ class Passing:
         reply: Reply,
         *,
         keep: bool,
-        fields: list[Field] | None = None,
+        told: bytes = b"",
         copy: Callable[[bytes], None] | None = None,
         finish: Callable[[], None] | None = None,
     ) -> bool:
         """Pass an answer back; returns whether a next request may come.
 
-        `fields` are those of the answer where they are known already; `copy` is given
-        every piece of the body, and `finish` is called when that was all of it, before
-        the peer has the last piece.
+        `told` are further lines of its head; `copy` is given every piece of the body, and
+        `finish` is called when that was all of it, before the peer has the last piece.
         """
         try:
-            whole = await self._answer(asking, reply, fields, copy, finish, keep=keep)
+            whole = await self._answer(asking, reply, told, copy, finish, keep=keep)
         except BaseException:
             await asking.abandon()
             raise
@@ -110,27 +109,27 @@ class Passing:
         self,
         asking: Asking,
         reply: Reply,
-        fields: list[Field] | None,
+        told: bytes,
         copy: Callable[[bytes], None] | None,
         finish: Callable[[], None] | None,
         *,
         keep: bool,
     ) -> bool:
         client, body, record = self.client, asking.body, self.record
-        if fields is None:
-            fields = fieldwork.response_fields(
-                reply.fields, self.route.plan.identity, minor=reply.minor
-            )
-        if body.length is None:
+        received = reply.fields
+        if body.doubtful:
             # Framed anew: a length beside chunks is nobody's (RFC 9112 6.3).
-            fields = fieldwork.without(fields, frozenset({b"content-length"}))
+            received = fieldwork.without(received, _LENGTH)
+        lines, dated = fieldwork.response_lines(
+            received, self.route.plan.identity, minor=reply.minor
+        )
         chunked = body.length is None and self.request.minor == 1
         unframed = body.length is None and not chunked
         end = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         if unframed or not keep:
             end += b"Connection: close\r\n"
         record.status = reply.status
-        head = head_of(reply, fields, end)
+        head = head_of(reply, lines + told, end, dated=dated)
         try:
             data = b"" if body.done else await asking.read()
         except Cut as cut:
@@ -161,16 +160,22 @@ class Passing:
                 await client.send(chunk(data) if chunked else data)
         except Cut as cut:
             record.note = str(cut)
-            await self._cut_short(unframed=unframed)
+            if unframed:
+                self._reset()
             return False
+        except BaseException:
+            # Who ends us, or the peer itself: an end must not look like that of the body.
+            if unframed:
+                self._reset()
+            raise
         if chunked:
             await client.send(last_chunk(body.trailers))
         return not unframed
 
-    async def _cut_short(self, *, unframed: bool) -> None:
-        """End so that the peer knows: only where the end is the only mark, by a reset."""
+    def _reset(self) -> None:
+        """End so that the peer knows that it was not all: its only mark is the end."""
         sock = self.client.writer.get_extra_info("socket")
-        if unframed and sock is not None and sock.fileno() >= 0:
+        if sock.family != socket.AF_UNIX and sock.fileno() >= 0:
             resetting.reset(sock.fileno())
 
     async def switch(self) -> bool:
@@ -185,20 +190,19 @@ class Passing:
         if reply.status != _SWITCHING:
             return await self.answer(asking, reply, keep=False)
         chosen = b", ".join(reply.values(b"upgrade"))
-        fields = fieldwork.response_fields(
+        lines, dated = fieldwork.response_lines(
             reply.fields, route.plan.identity, minor=reply.minor
         )
         end = b"Connection: upgrade\r\nUpgrade: %b\r\n" % chosen
         self.record.status = reply.status
-        await self.client.send(head_of(reply, fields, end))
+        await self.client.send(head_of(reply, lines, end, dated=dated))
         await tunnel.relay(self.client, self.record, asking.upstream)
         return False
 
 
-def head_of(reply: Reply, fields: list[Field], end: bytes) -> bytes:
+def head_of(reply: Reply, lines: bytes, end: bytes, *, dated: bool) -> bytes:
     """Write the head of an answer that came from a host, in our version (2.5)."""
-    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
-    if reply.status >= 200 and not fieldwork.has(fields, b"date"):  # noqa: PLR2004
+    if not dated and reply.status >= 200:  # noqa: PLR2004
         # RFC 9110 6.6.1: who receives an answer without Date adds one.
         lines = b"Date: %b\r\n%b" % (date_of(time.time()).encode("ascii"), lines)
     return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (reply.status, reply.reason, lines, end)

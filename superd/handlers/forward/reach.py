@@ -130,6 +130,11 @@ class Names:
                 self._looks.pop(key, None)
                 look.set_result(targets)
 
+    def rest(self) -> None:
+        """End the threads, unless one of them still asks."""
+        if self._threads and not self._looks:
+            self.close()
+
     def close(self) -> None:
         """End the threads; waits for what they do. Only tests have a need for it."""
         for _ in self._threads:

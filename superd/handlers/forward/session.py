@@ -6,12 +6,12 @@ whatever leaves doubt about where the next request begins ends the connection af
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from superd.handlers import exits, stdio
+from superd.handlers.forward import apart, pages, tunnel
 from superd.handlers.forward import fields as fieldwork
-from superd.handlers.forward import pages, tunnel
 from superd.handlers.forward.asking import Question, Route
 from superd.handlers.forward.client import Client
 from superd.handlers.forward.framing import request_body
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from superd.handlers.forward.plan import Plan
     from superd.handlers.forward.target import Target
     from superd.handlers.forward.upstream import Upstreams
-    from superd.handlers.forward.users import Users
-    from superd.handlers.http.credentials import Credentials
     from superd.handlers.http.request import Request
     from superd.handlers.streams import Reader, Writer
 
@@ -56,13 +54,12 @@ class Session:
         reader: Reader,
         writer: Writer,
         peer: str,
-        own: tuple[str, int] | None,
     ) -> None:
-        """Take the streams; `own` is the address and port at which the peer came in."""
+        """Take the streams, and the address of the peer as it is written down."""
         self._plan = plan
         self._client = Client(plan, reader, writer)
         self._peer = peer
-        self._route = Route(plan, upstreams, own)
+        self._route = Route(plan, upstreams, partial(own_of, writer))
         self._record = Record()
         self._before: tuple[bytes, Onward] | None = None
 
@@ -183,7 +180,7 @@ class Session:
                 return await self._answer_ourselves(request, onward, last=last)
             if hops is not None:
                 fields = fieldwork.with_max_forwards(onward.fields, hops - 1)
-                onward = Onward(fields, lines_of(fields), passed=False)
+                onward = Onward(fields, fieldwork.lines_of(fields), passed=False)
         keep = request.minor == 1 and request.keep_alive and not last
         question = Question(request.method, target, onward.lines, request.length)
         passing = Passing(self._client, self._record, request, question, self._route)
@@ -208,7 +205,7 @@ class Session:
         fields = fieldwork.request_fields(
             received, identity, host=b"", minor=request.minor, peer=self._peer_host()
         )[1:]
-        onward = Onward(fields, lines_of(fields), passed)
+        onward = Onward(fields, fieldwork.lines_of(fields), passed)
         self._before = rest, onward
         return onward
 
@@ -223,7 +220,9 @@ class Session:
             return
         values = request.values(b"proxy-authorization")
         who = users.read(values)
-        if who is not None and (users.knows(who) or await _check(users, who)):
+        if who is not None and (
+            users.knows(who) or await apart.begin(users.check, who)
+        ):
             self._record.user = who.user
             return
         raise Refused(
@@ -263,7 +262,7 @@ class Session:
         text = b"TRACE %b HTTP/1.%d\r\n%b\r\n" % (
             request.target,
             request.minor,
-            lines_of(shown),
+            fieldwork.lines_of(shown),
         )
         return await self._say(request, text, "message/http", last=last)
 
@@ -302,10 +301,10 @@ class Session:
         return await tunnel.connect(self._client, self._record, self._route, target)
 
 
-async def _check(users: Users, who: Credentials) -> bool:
-    """Check a password in a thread: it takes as long as a hash does."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(None, users.check, who)
+def own_of(writer: Writer) -> tuple[str, int] | None:
+    """Return the address and port of our end; None of a Unix socket."""
+    name = writer.get_extra_info("sockname")
+    return (name[0], name[1]) if isinstance(name, tuple) else None
 
 
 def fields_of(text: bytes) -> list[Field]:
@@ -317,11 +316,6 @@ def fields_of(text: bytes) -> list[Field]:
         name, _, value = line.partition(b":")
         fields.append((name, value.strip(b" \t")))
     return fields
-
-
-def lines_of(fields: list[Field]) -> bytes:
-    """Write fields, each with its line end."""
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def _name_of(error: BaseException) -> str:

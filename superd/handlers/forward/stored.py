@@ -13,6 +13,7 @@ from superd.handlers.cache import record as records
 from superd.handlers.cache.facts import Facts, age_of, facts_of
 from superd.handlers.cache.serving import answer
 from superd.handlers.exits import TooSlow
+from superd.handlers.forward.fields import lines_of
 
 if TYPE_CHECKING:
     from superd.handlers.cache.keyfile import Entry, Variant
@@ -148,11 +149,6 @@ async def _send_file(client: Any, fd: int, start: int, size: int) -> None:
         if sent < wanted:
             # Somebody has cut the file since: the peer sees that it is not whole.
             raise ConnectionAbortedError("a stored body is shorter than it was")
-
-
-def lines_of(fields: list[Field]) -> bytes:
-    """Write fields, each with its line end."""
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def has_precondition(request: Request) -> bool:

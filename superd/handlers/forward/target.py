@@ -18,6 +18,11 @@ from superd.handlers.http.request import is_host
 HTTP_PORT: Final = 80
 _SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
 _MOST_NAME: Final = 253
+_USUAL: Final = re.compile(
+    rb"http://([a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,3})(?::([1-9][0-9]{0,3}))?"
+    rb"(/[^#]*)"
+)
+"""A target with nothing to say against it, and nothing to spell in another way."""
 _MOST_LABEL: Final = 63
 """Bytes of a name and of each of its labels (RFC 1035 2.3.4)."""
 
@@ -51,6 +56,10 @@ class Target(NamedTuple):
 
 def parse_absolute(target: bytes, method: bytes) -> Target:
     """Read a target in absolute form (RFC 9112 3.2.2). Raises Refused."""
+    usual = _USUAL.fullmatch(target)
+    if usual:
+        host, port, path = usual.groups()
+        return Target(host.decode("ascii"), int(port or b"80"), path)
     if target.startswith(b"/") or target == b"*":
         raise Refused(400, "this is a proxy: the target has to be an absolute URL")
     scheme, separator, rest = target.partition(b"://")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Key = tuple[str, int]
 """A host as the request named it, and its port."""
 
+_PEEK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+"""As a number: `|` of two enumerated flags takes as long as a system call."""
 MOST_KEPT: Final = 256
 """Connections that are kept at once; the oldest goes."""
 MOST_KEPT_OF_ONE: Final = 32
@@ -104,11 +106,11 @@ class Upstream:
     @property
     def is_quiet(self) -> bool:
         """Nothing has come that nobody asked for, and it has not ended."""
-        if self._heads.pending or not self.writer.is_drained():
+        if self._heads.pending or self.writer.unsent:
             return False
         try:
             # Not asked of the reader: it would be told as an answer later.
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._sock.recv(1, _PEEK)
         except BlockingIOError:
             return True
         except OSError:

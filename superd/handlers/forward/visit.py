@@ -14,7 +14,7 @@ from superd.handlers.forward import fields as fieldwork
 from superd.handlers.forward import stored
 from superd.handlers.forward.asking import Asking, Question
 from superd.handlers.forward.pages import Failed
-from superd.handlers.forward.stored import Found, lines_of, status_line
+from superd.handlers.forward.stored import Found, status_line
 
 if TYPE_CHECKING:
     from superd.handlers.cache.claims import Claim
@@ -73,7 +73,7 @@ class Visit:
             asked = validation.conditions(found.facts)
             if asked:
                 fields = [*fieldwork.without(fields, validation.REPLACED), *asked]
-        return self._passing.question._replace(lines=lines_of(fields))
+        return self._passing.question._replace(lines=fieldwork.lines_of(fields))
 
     async def _ask(self, question: Question) -> tuple[Asking, Reply]:
         passing = self._passing
@@ -114,7 +114,7 @@ class Visit:
             return self._keep
         # About another state, or the body has gone: all of it is needed.
         fields = fieldwork.without(self._fields, validation.REPLACED)
-        question = self._passing.question._replace(lines=lines_of(fields))
+        question = self._passing.question._replace(lines=fieldwork.lines_of(fields))
         self._passing.record.cache = "miss"
         return await self._fetch(question, claim)
 
@@ -152,9 +152,6 @@ class Visit:
         passing, desk = self._passing, self._desk
         received = time.time()
         method = passing.question.method
-        fields = fieldwork.response_fields(
-            reply.fields, passing.route.plan.identity, minor=reply.minor
-        )
         if not policy.may_store(
             method, self._fields, reply.status, reply.fields, now=received
         ):
@@ -164,8 +161,8 @@ class Visit:
                 desk.note_unstorable(self._key)
             self._learn(reply, found, received)
             told = b"fwd=stale" if found else b"fwd=miss"
-            fields.append((b"Cache-Status", self._told(told)))
-            return await passing.answer(asking, reply, keep=self._keep, fields=fields)
+            line = status_line(passing.route.plan.identity.name, told)
+            return await passing.answer(asking, reply, keep=self._keep, told=line)
         answer = policy.to_store(
             passing.question.target.url,
             self._fields,
@@ -176,7 +173,7 @@ class Visit:
             received=received,
         )
         told = b"fwd=stale; stored" if found else b"fwd=miss; stored"
-        fields.append((b"Cache-Status", self._told(told)))
+        line = status_line(passing.route.plan.identity.name, told)
         with desk.draft(self._key) as draft:
 
             def finish() -> None:
@@ -188,13 +185,10 @@ class Visit:
                 asking,
                 reply,
                 keep=self._keep,
-                fields=fields,
+                told=line,
                 copy=draft.write,
                 finish=finish,
             )
-
-    def _told(self, text: bytes) -> bytes:
-        return b"%b; %b" % (self._passing.route.plan.identity.name, text)
 
     def _learn(self, reply: Reply, found: Found | None, received: float) -> None:
         """Take from an answer that is not kept what it says of one that is."""
