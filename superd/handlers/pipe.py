@@ -36,13 +36,51 @@ OPTIONS: dict[str, dict[str, object]] = {
     "key": {
         "type": "path",
         "default": "",
-        "help": "file with the key that callers must have",
+        "help": "file with the key that callers must have; it or tls is needed",
+    },
+    "tls": {
+        "type": "table",
+        "keys": {
+            "certificate": {
+                "type": "path",
+                "default": "",
+                "help": "file of this host's certificate; callers need one too",
+            },
+            "key": {
+                "type": "path",
+                "default": "",
+                "help": "file of its key, if that is not in the same",
+            },
+            "ca": {
+                "type": "path",
+                "default": "",
+                "help": "file of the CA that signs callers and hosts",
+            },
+            "allow": {
+                "type": "list",
+                "default": [],
+                "help": "names of callers (DNS, URI of their certificates); none: all",
+            },
+        },
+        "help": "TLS 1.3 with certificates at both ends; with a key, both are needed",
+    },
+    "ports": {
+        "type": "str",
+        "default": "",
+        "help": "ports for data from other hosts, as 9100-9199; none: the kernel's",
+    },
+    "join": {
+        "type": "duration",
+        "default": 10.0,
+        "min": 0.1,
+        "max": 20.0,
+        "help": "the stages beside this one must have connected by then",
     },
     "handshake": {
         "type": "duration",
         "default": 10.0,
         "max": 600.0,
-        "help": "a caller must have proven its key by then",
+        "help": "a caller must have proven who it is by then",
     },
     "silence": {
         "type": "duration",
@@ -93,22 +131,19 @@ def _serve(options: Options) -> int:
         pass
     import socket  # noqa: PLC0415
 
-    from superd.handlers.pipeline import agent, auth, channel, frames  # noqa: PLC0415
+    from superd.handlers.pipeline import admission, agent, channel, frames  # noqa: PLC0415
 
+    limits = agent.Limits(
+        options["silence"],
+        options["grace"],
+        options["lifetime"],
+        _ports(options["ports"]),
+        options["join"],
+    )
     sock = socket.socket(fileno=os.dup(0))
     try:
-        line = channel.Channel(sock)
-
-        def read_key() -> bytes:
-            try:
-                return auth.read_key(options["key"])
-            except exits.SetupError:
-                line.say("refused", status=78, text="this host has no key to compare")
-                raise
-
-        session = agent.greet(line, read_key, options["handshake"])
-        limits = agent.Limits(options["silence"], options["grace"], options["lifetime"])
-        agent.Agent(line, _permit(options), limits, session).serve()
+        line, session, identity = admission.admit(sock, options)
+        agent.Agent(line, _permit(options), limits, session, identity).serve()
     except channel.ChannelLost as lost:
         raise exits.PeerGone(str(lost)) from None
     except frames.FrameError as error:
@@ -116,6 +151,22 @@ def _serve(options: Options) -> int:
     finally:
         sock.close()
     return exits.OK
+
+
+def _ports(text: str) -> range:
+    """Read `9100-9199`, or one port; nothing is the range of nothing."""
+    if not text:
+        return range(0)
+    first, dash, last = text.partition("-")
+    ends = (first, last if dash else first)
+    # int() takes `1_0`, ` 1` and the digits of every script.
+    if all(
+        end.isascii() and end.isdigit() and len(end) <= len("65535") for end in ends
+    ):
+        low, high = map(int, ends)
+        if 0 < low <= high <= 65535:  # noqa: PLR2004  of 16 bits
+            return range(low, high + 1)
+    raise exits.SetupError(f"option --ports: {text} is no range of ports; 9100-9199 is")
 
 
 def _permit(options: Options) -> Callable[[list[str]], list[str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from superd.handlers.pipeline.failure import USAGE, Failure
 from superd.handlers.pipeline.joint import parse_address
+from superd.handlers.pipeline.zstd import DEFAULT_LEVEL, HIGHEST_LEVEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,9 @@ PORT: Final = 7040
 """Where a pipe service listens, unless a stage says @HOST:PORT."""
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m|h)")
+
+_COMPRESS: Final = f"by zstd on the way, =1 to ={HIGHEST_LEVEL} ({DEFAULT_LEVEL})"
+_NAME: Final = "a host may have, instead of its own, in its certificate"
 
 _ROLES: Final = """\
 usage: superd-pipe [--listen [HOST:]PORT] [--to HOST:PORT] [flags] [-- PROGRAM ...]
@@ -54,7 +58,7 @@ def parse_role(argv: Sequence[str]) -> argparse.Namespace:
     add("--socket", action="store_true", help="the program gets the sockets, no pipes")
     add("--ready-fd", type=int, metavar="N", help="write the address listened on to N")
     _common(parser)
-    flags = parser.parse_args(ours)
+    flags = parser.parse_args(_with_level(ours))
     flags.program = program
     if flags.listen is None and flags.to is None:
         parser.error("neither --listen nor --to")
@@ -62,6 +66,8 @@ def parse_role(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--keep, --from and --ready-fd are for a role with --listen")
     if flags.socket and not program:
         parser.error("--socket is for a role with a program")
+    if flags.socket and flags.compress:
+        parser.error("--socket leaves nobody to do what --compress says")
     if flags.listen is not None:
         flags.listen = parse_address(flags.listen, host_needed=False)
     if flags.to is not None:
@@ -78,9 +84,18 @@ def parse_run(argv: Sequence[str]) -> argparse.Namespace:
     add("pipeline", help="programs joined by |; @HOST[:PORT] says where one runs")
     add("--key", default=_key_file(), metavar="FILE", help="the key of the hosts")
     add("--port", type=int, default=PORT, help=f"of the pipe services ({PORT})")
+    add("--tls-cert", metavar="FILE", help="our certificate: all is by TLS then")
+    add("--tls-key", metavar="FILE", default="", help="its key, if not in that file")
+    add("--tls-ca", metavar="FILE", help="the CA of the hosts' certificates")
+    add("--tls-name", action="append", default=[], metavar="NAME", help=_NAME)
     add("--pipefail", action="store_true", help="the status of the first that failed")
     _common(parser)
-    return parser.parse_args(list(argv))
+    flags = parser.parse_args(_with_level(argv))
+    if bool(flags.tls_cert) != bool(flags.tls_ca):
+        parser.error("--tls-cert and --tls-ca are for each other")
+    if not flags.tls_cert and (flags.tls_key or flags.tls_name):
+        parser.error("--tls-key and --tls-name are for --tls-cert")
+    return flags
 
 
 def _key_file() -> str:
@@ -111,9 +126,24 @@ def _common(parser: argparse.ArgumentParser) -> None:
     add("--wait", type=_duration, default=10.0, metavar="10s", help="try to connect")
     add("--dead", type=_duration, default=30.0, metavar="30s", help="a host is lost")
     add("--grace", type=_duration, default=2.0, metavar="2s", help="from TERM to KILL")
+    add("--compress", type=_level, default=0, metavar="LEVEL", help=_COMPRESS)
     add("--strict", action="store_true", help="every status but 0 cuts the stream")
     add("--progress", action="store_true", help="bytes and rate, on a terminal")
     add("--report", action="store_true", help="a table of stages at the end")
+
+
+def _with_level(words: Sequence[str]) -> list[str]:
+    """Give --compress its level: an optional value would take the next word."""
+    default = f"--compress={DEFAULT_LEVEL}"
+    return [default if word == "--compress" else word for word in words]
+
+
+def _level(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= HIGHEST_LEVEL:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no level from 1 to {HIGHEST_LEVEL}"
+        )
+    return int(text)
 
 
 def _duration(text: str) -> float:

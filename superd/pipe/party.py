@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from superd.handlers.pipeline import auth, joint
@@ -30,6 +31,10 @@ from superd.pipe.report import Row
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+
+    from superd.handlers.pipeline.identity import Identity
+    from superd.handlers.pipeline.joint import Stream
 
 _ANSWER: Final = 10.0
 _LAST: Final = 3.0
@@ -59,8 +64,13 @@ class Party:
         self.stopped = False
         self.is_done = False
         self.counts = (0, 0)
+        self.packed: int | None = None
         self.seconds = 0.0
         self.ports: dict[str, int] = {}
+        self.levels = {"in": 0, "out": 0}
+        self.certificates: dict[str, str] = {}
+        """Which certificate the other end of each joint must have, by TLS."""
+        self.fingerprint = ""
         self._key = b""
         self._line = b""
 
@@ -75,22 +85,73 @@ class Party:
 
     # -- how it begins -----------------------------------------------------------------
 
-    def call(self, flags: argparse.Namespace, key: bytes, others: list[Party]) -> None:
-        """Reach the agent: fork our own, or connect and prove the key."""
+    def call(
+        self,
+        flags: argparse.Namespace,
+        key: Callable[[], bytes],
+        identity: Identity | None,
+        others: list[Party],
+    ) -> None:
+        """Reach the agent: fork our own, or connect and prove who we are."""
         if self.host is None:
-            self._fork(flags, others)
+            self.fingerprint = identity.fingerprint if identity is not None else ""
+            self._fork(flags, identity, others)
             return
         sock = joint.dial(self.host, flags.wait, flags.dead)
         self.channel = Channel(sock)
         try:
-            self._greet(self.channel, key)
-        except (ChannelLost, FrameError) as error:
-            raise Failure(
-                UNREACHABLE, f"{self} ({self.host}): no pipe service: {error}"
-            ) from None
+            if identity is not None:
+                self.channel = Channel(self._secured(sock, identity, flags))
+            else:
+                # A host that waits for TLS has something to answer to.
+                self.channel.say("alive")
+            self._greet(self.channel, key, is_secure=identity is not None)
+        except (ChannelLost, FrameError, OSError) as error:
+            text = str(getattr(error, "strerror", None) or error)
+            what = "" if text.startswith("TLS") else "no pipe service: "
+            raise Failure(UNREACHABLE, f"{self} ({self.host}): {what}{text}") from None
 
-    def _greet(self, channel: Channel, key: bytes) -> None:
-        theirs = _bytes(self._expect(channel, "hello"), "nonce")
+    def _secured(
+        self, sock: socket.socket, identity: Identity, flags: argparse.Namespace
+    ) -> Stream:
+        """Speak TLS, and check whose certificate it is."""
+        from superd.handlers.pipeline.tls import NoTls, TlsStream  # noqa: PLC0415
+
+        names = flags.tls_name
+        context = identity.client(check_name=not names)
+        host = self.name.partition("%")[0]
+        stream = TlsStream(sock, context, server=False, name=None if names else host)
+        try:
+            stream.shake_hands(monotonic() + min(_ANSWER, flags.dead))
+        except NoTls:
+            raise Failure(
+                REFUSED,
+                f"{self} ({self.host}): TLS: the service speaks none; give it the "
+                "option tls (and mode: process), or leave out --tls-cert",
+            ) from None
+        if names and not stream.has_name_of(names):
+            theirs = ", ".join(stream.names)[:200] or "none"
+            raise Failure(
+                REFUSED,
+                f"{self} ({self.host}): TLS: its certificate has the names {theirs}; "
+                "none of them is a --tls-name",
+            )
+        self.fingerprint = stream.fingerprint
+        return stream
+
+    def _greet(
+        self, channel: Channel, key_of: Callable[[], bytes], *, is_secure: bool
+    ) -> None:
+        hello = self._expect(channel, "hello")
+        theirs = _bytes(hello, "nonce")
+        wants_key = hello.get("key") is not False
+        if not wants_key and not is_secure:
+            raise FrameError("it asks for no key")
+        try:
+            key = key_of() if wants_key else auth.NO_KEY
+        except Failure as failure:
+            asks = f"{self} ({self.host}) asks for a key as well"
+            raise Failure(failure.status, f"{asks}; {failure}") from None
         mine = auth.nonce()
         proof = auth.prove(key, auth.CALLER, mine, theirs)
         channel.say("auth", nonce=mine.hex(), proof=proof.hex())
@@ -109,7 +170,12 @@ class Party:
             raise FrameError(f"expected {name}")
         return message
 
-    def _fork(self, flags: argparse.Namespace, others: list[Party]) -> None:
+    def _fork(
+        self,
+        flags: argparse.Namespace,
+        identity: Identity | None,
+        others: list[Party],
+    ) -> None:
         """Start an agent of our own: what it may run is what we may."""
         ours, theirs = socket.socketpair()
         self.pid = os.fork()
@@ -129,7 +195,7 @@ class Party:
                 if other.channel is not None:
                     other.channel.sock.close()
             limits = Limits(silence=flags.dead, grace=flags.grace)
-            Agent(Channel(theirs), list, limits).serve()
+            Agent(Channel(theirs), list, limits, identity=identity).serve()
             status = 0
         except (ChannelLost, FrameError):
             status = CUT
@@ -149,6 +215,8 @@ class Party:
             argv=self.argv,
             listen=listen,
             tokens={side: token.hex() for side, token in tokens.items()},
+            compress=self.levels,
+            certificates=self.certificates,
             grace=flags.grace,
             silence=flags.dead,
             strict=flags.strict,
@@ -167,6 +235,8 @@ class Party:
             self.ports = {
                 str(side): int(port) for side, port in dict(message["ports"]).items()
             }
+            if message.get("compress", {"in": 0, "out": 0}) != self.levels:
+                raise FrameError("its superd does not know --compress")
         elif name == "refused":
             self._refuse(message)
         elif name == "status":
@@ -195,6 +265,8 @@ class Party:
         self.is_second_hand = bool(message["second_hand"])
         self.stopped = bool(message["stopped"])
         self.counts = _pair([message["taken"], message["given"]])
+        packed = message.get("packed")
+        self.packed = int(packed) if packed is not None else None
         self.seconds = float(message["seconds"])
 
     def _lines(self, data: bytes) -> bytes:
@@ -227,6 +299,7 @@ class Party:
             given,
             self.seconds,
             self.cut,
+            self.packed,
         )
 
     def close(self) -> None:

@@ -29,9 +29,12 @@ class Row(NamedTuple):
     given: int | None
     seconds: float
     note: str = ""
+    sent: int | None = None
+    """The bytes of `given` as they were sent, where they are compressed."""
 
 
-_HEAD: Final = ("stage", "host", "command", "exit", "in", "out", "time", "note")
+_HEAD: Final = ("stage", "host", "command", "exit", "in", "out", "sent", "time", "note")
+_SENT: Final = _HEAD.index("sent")
 
 
 def say(text: str) -> None:
@@ -45,7 +48,9 @@ def say(text: str) -> None:
 def table(rows: Sequence[Row]) -> str:
     """Lay out the stages in columns."""
     texts = [_HEAD, *(_texts(row) for row in rows)]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(_HEAD))]
+    if all(row.sent is None for row in rows):
+        texts = [text[:_SENT] + text[_SENT + 1 :] for text in texts]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     lines = (
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
         for row in texts
@@ -61,6 +66,7 @@ def _texts(row: Row) -> tuple[str, ...]:
         row.end,
         size(row.taken),
         size(row.given),
+        size(row.sent),
         f"{row.seconds:.2f} s",
         row.note,
     )

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from superd.handlers.pipeline import joint
 from superd.handlers.pipeline.failure import UNREACHABLE, USAGE, Failure
+from superd.handlers.pipeline.zstd import library
+from superd.pipe import packed
 from superd.pipe.report import say
 from superd.pipe.stage import Stage
 
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
 def serve(flags: argparse.Namespace) -> int:
     """Serve one peer, or with --keep one after the other; returns the exit status."""
+    if flags.compress:
+        library()
     if flags.listen is None:
-        return _one(flags, None, joint.dial(flags.to, flags.wait, flags.dead))[0]
+        return _one(flags, None, _dial(flags))[0]
     wanted = _address(flags.source) if flags.source else None
     listeners = joint.listen(flags.listen)
     try:
@@ -34,9 +38,10 @@ def serve(flags: argparse.Namespace) -> int:
             return _keep_on(flags, listeners, wanted)
         downstream = None
         if flags.to is not None:
-            downstream = joint.dial(flags.to, flags.wait, flags.dead)
+            downstream = _dial(flags)
         try:
             upstream = _accept(flags, listeners, wanted, downstream)
+            _greet(flags, upstream)
         except BaseException:
             if downstream is not None:
                 downstream.close()
@@ -55,7 +60,8 @@ def _keep_on(
         try:
             downstream = None
             if flags.to is not None:
-                downstream = joint.dial(flags.to, flags.wait, flags.dead)
+                downstream = _dial(flags)
+            _greet(flags, upstream)
             status, was_asked = _one(flags, upstream, downstream)
         except Failure as failure:
             say(str(failure))
@@ -77,6 +83,23 @@ def _one(
         return stage.run(), stage.was_asked
     finally:
         stage.close()
+
+
+def _dial(flags: argparse.Namespace) -> socket.socket:
+    """Connect to the stage after, which takes what is compressed where we compress."""
+    downstream = joint.dial(flags.to, flags.wait, flags.dead)
+    if flags.compress:
+        try:
+            packed.await_offer(downstream, str(flags.to), flags.wait)
+        except BaseException:
+            downstream.close()
+            raise
+    return downstream
+
+
+def _greet(flags: argparse.Namespace, upstream: socket.socket) -> None:
+    if flags.compress:
+        packed.offer(upstream)
 
 
 def _accept(

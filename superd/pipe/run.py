@@ -26,6 +26,7 @@ from superd.handlers.pipeline.failure import (
     describe,
 )
 from superd.handlers.pipeline.frames import FrameError
+from superd.handlers.pipeline.zstd import library
 from superd.pipe.grammar import parse
 from superd.pipe.party import Party
 from superd.pipe.report import PERIOD, Progress, say, table
@@ -33,6 +34,8 @@ from superd.pipe.signals import Signals
 
 if TYPE_CHECKING:
     import argparse
+
+    from superd.handlers.pipeline.identity import Identity
 
 _STEP: Final = 25.0
 _LAST: Final = 3.0
@@ -71,6 +74,8 @@ class Pipeline:
 
     def run(self) -> int:
         """Connect, start, let flow; returns the exit status."""
+        if self._flags.compress:
+            library()
         self._call()
         with Signals() as signals:
             try:
@@ -98,22 +103,38 @@ class Pipeline:
 
     def _call(self) -> None:
         """Reach every agent; our own first, which then have no connection of another."""
-        key = b""
+        identity = None
         if any(party.host is not None for party in self._parties):
-            try:
-                key = auth.read_key(self._flags.key)
-            except SetupError as error:
-                text = str(error).removeprefix("option --key: ")
-                raise Failure(USAGE, f"--key: {text}") from None
+            identity = _identity(self._flags)
+            if identity is None:
+                self._key()
         for party in sorted(self._parties, key=lambda one: one.host is not None):
-            party.call(self._flags, key, self._parties)
+            party.call(self._flags, self._key, identity, self._parties)
+
+    def _key(self) -> bytes:
+        try:
+            return auth.read_key(self._flags.key)
+        except SetupError as error:
+            text = str(error).removeprefix("option --key: ")
+            raise Failure(USAGE, f"--key: {text}") from None
+
+    def _agree(self, before: Party, after: Party) -> None:
+        """Decide on a joint: its token, and what it is between two hosts."""
+        before.tokens["out"] = after.tokens["in"] = os.urandom(auth.TOKEN)
+        if before.host is after.host is None:
+            return
+        if self._flags.compress and _host_of(before) != _host_of(after):
+            before.levels["out"] = after.levels["in"] = self._flags.compress
+        if self._flags.tls_cert:
+            before.certificates["out"] = after.fingerprint
+            after.certificates["in"] = before.fingerprint
 
     def _set_up(self, signals: Signals) -> None:
         """Connect every joint and start every program."""
         listening: dict[int, list[str]] = {id(party): [] for party in self._parties}
         pairs = list(zip(self._parties, self._parties[1:], strict=False))
         for before, after in pairs:
-            before.tokens["out"] = after.tokens["in"] = os.urandom(auth.TOKEN)
+            self._agree(before, after)
             listener, side = _listener(before, after)
             listening[id(listener)].append(side)
         for party in self._parties:
@@ -258,6 +279,26 @@ def _listener(before: Party, after: Party) -> tuple[Party, str]:
     if after.host is None and before.host is not None:
         return before, "out"
     return after, "in"
+
+
+def _host_of(party: Party) -> str:
+    return party.host.host if party.host is not None else ""
+
+
+def _identity(flags: argparse.Namespace) -> Identity | None:
+    """Load what we show by TLS, if that is wanted."""
+    if not flags.tls_cert:
+        return None
+    from superd.handlers.pipeline.identity import (  # noqa: PLC0415
+        Identity,
+        IdentityError,
+    )
+
+    try:
+        return Identity(flags.tls_cert, flags.tls_key, flags.tls_ca)
+    except IdentityError as error:
+        flag = {"certificate": "--tls-cert", "key": "--tls-key", "ca": "--tls-ca"}
+        raise Failure(USAGE, f"{flag[error.field]}: {error}") from None
 
 
 def _reached(party: Party) -> str:

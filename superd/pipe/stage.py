@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from superd.handlers.pipeline import joint, program
 from superd.handlers.pipeline.failure import BROKEN_PIPE, CUT, describe, is_crash
 from superd.pipe.flow import Flow
+from superd.pipe.packed import PackedFlow
 from superd.pipe.report import PERIOD, Progress, Row, say, table
 from superd.pipe.signals import Signals
 
@@ -63,7 +64,7 @@ class Stage:
                 self._connect()
             while not self._is_over():
                 self._turn(signals)
-            status = self._judge()
+            status = self._judge(signals)
         now = monotonic()
         self._progress.finish(self._moved(), now)
         if self._flags.report:
@@ -97,11 +98,11 @@ class Stage:
             if self._up is not None:
                 stdin, ours = program.pipe_to_write()
                 theirs.append(stdin)
-                self._into = self._flow(self._up.fileno(), ours, ours)
+                self._into = self._flow(self._up.fileno(), ours, ours, comes=True)
             if self._down is not None:
                 ours, stdout = program.pipe_to_read()
                 theirs.append(stdout)
-                self._out_of = self._flow(ours, self._down.fileno(), ours)
+                self._out_of = self._flow(ours, self._down.fileno(), ours, goes=True)
         # Of a group that is not the terminal's, who reads from it is stopped.
         on_terminal = self._up is None and os.isatty(_STDIN)
         try:
@@ -127,12 +128,26 @@ class Stage:
         """Without a program: copy what comes to where it goes."""
         source = self._up.fileno() if self._up is not None else _STDIN
         target = self._down.fileno() if self._down is not None else _STDOUT
-        self._into = self._out_of = self._flow(source, target, None)
+        comes, goes = self._up is not None, self._down is not None
+        self._into = self._out_of = self._flow(
+            source, target, None, comes=comes, goes=goes
+        )
 
-    def _flow(self, source: int, target: int, ours: int | None) -> Flow:
+    def _flow(
+        self,
+        source: int,
+        target: int,
+        ours: int | None,
+        *,
+        comes: bool = False,
+        goes: bool = False,
+    ) -> Flow:
+        """Make a flow; `comes`, `goes`: by a joint, and compressed if joints are."""
         if ours is not None:
             self._pipes.add(ours)
         flow = Flow(source, target)
+        if level := self._flags.compress:
+            flow = PackedFlow(source, target, comes=comes, level=level if goes else 0)
         self._flows.append(flow)
         return flow
 
@@ -200,7 +215,8 @@ class Stage:
             self._note_cut(flow)
         elif flow is self._out_of:
             # The program's next write is its last, by SIGPIPE.
-            self._close(flow.source)
+            if flow.source in self._pipes:
+                self._close(flow.source)
             if flow.over != "end":
                 self._drop_downstream()
         elif flow.over == "cut":
@@ -227,7 +243,7 @@ class Stage:
 
     # -- the end -----------------------------------------------------------------------
 
-    def _judge(self) -> int:
+    def _judge(self, signals: Signals) -> int:
         """End the stream after, cleanly or not; returns the exit status."""
         status, name = 0, ""
         if self._program is not None:
@@ -249,6 +265,8 @@ class Stage:
             if self._down is not None and status != BROKEN_PIPE:
                 say(f"{name}: {describe(status)}; {self._after} hears: cut short")
             return status
+        if self._down is not None and not self._seal(signals):
+            return 128 + self._asked
         if self._down is not None:
             joint.finish(self._down)
             self._down = None
@@ -256,6 +274,15 @@ class Stage:
             joint.finish(self._up)
             self._up = None
         return status
+
+    def _seal(self, signals: Signals) -> bool:
+        """Send the end of a compressed stream; False where a signal asked not to."""
+        if isinstance(self._out_of, PackedFlow) and self._out_of.over == "end":
+            self._out_of.seal()
+            self._flows = [self._out_of]
+            while self._flows and not self._asked:
+                self._turn(signals)
+        return not self._asked
 
     def _moved(self) -> int:
         flow = self._out_of or self._into
@@ -270,6 +297,7 @@ class Stage:
             self._into.moved if self._into is not None else None,
             self._out_of.moved if self._out_of is not None else None,
             now - self._started,
+            sent=self._out_of.packed if isinstance(self._out_of, PackedFlow) else None,
         )
 
     def _close(self, fd: int) -> None:

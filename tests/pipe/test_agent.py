@@ -185,6 +185,26 @@ def test_a_start_that_is_none_breaks_the_protocol(served, caller, change):
     assert "bug" not in served.log
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"compress": {"in": 20}},
+        {"compress": {"out": -1}},
+        {"compress": {"out": True}},
+        {"compress": {"err": 3}},
+        {"compress": [3]},
+        {"certificates": {"in": "00"}},
+        {"certificates": {"in": 1}},
+    ],
+)
+def test_a_joint_that_cannot_be_so_breaks_the_protocol(served, caller, change):
+    caller.greet()
+    with pytest.raises(ChannelLost):
+        caller.start(**change)
+    assert served.wait() == exits.PEER
+    assert "bug" not in served.log
+
+
 @pytest.mark.parametrize("argv", [[], ["/bin/cat"], ["sh", "-c", "id"], ["cat", "-n"]])
 def test_what_is_not_configured_does_not_run(served, caller, argv):
     caller.greet()
@@ -211,7 +231,11 @@ def test_a_stage_by_hand(served, caller):
         before.sendall(writer.frame(DATA, b"hello") + writer.end(5))
         data, how = read_to_end(after)
         intake = Intake(joining.seed(caller.token))
-        assert (intake.feed(data), intake.is_whole, how) == ([b"hello"], True, "end")
+        assert (list(intake.feed(data)), intake.is_whole, how) == (
+            [b"hello"],
+            True,
+            "end",
+        )
     message = caller.hear()
     while message["is"] == "alive":
         message = caller.hear()
@@ -239,7 +263,7 @@ def test_a_joint_that_breaks_is_a_cut_and_the_stage_after_hears_it(served, calle
         data, _ = read_to_end(after)
         intake = Intake(joining.seed(caller.token))
         with pytest.raises(FrameError, match="cut short"):
-            intake.feed(data)
+            list(intake.feed(data))
         assert not intake.is_whole
     message = caller.hear()
     while message["is"] != "status":
@@ -284,14 +308,19 @@ def test_a_listener_without_the_token_is_no_stage_after():
         os.waitpid(pid, 0)
 
 
-@pytest.mark.slow
-def test_a_token_lives_ten_seconds(served, caller):
-    caller.greet()
-    caller.start()
-    caller.channel.say("join", to={})
-    message = caller.channel.wait(auth.TOKEN_LIFE + 5)
-    assert message["is"] == "refused"
-    assert "has not come in 10 s" in message["text"]
+def test_a_token_lives_as_long_as_the_operator_says(key):
+    with fork(pipe.main, *FLAGS, "--key", str(key), "--join", "0.3") as served:
+        caller = Caller(served.sock, key.read_bytes())
+        caller.greet()
+        caller.start()
+        caller.channel.say("join", to={})
+        message = caller.hear()
+        assert message["is"] == "refused"
+        assert "the stage before has not come in 0.3 s" in message["text"]
+
+
+def test_a_token_lives_ten_seconds_where_nothing_else_is_said():
+    assert auth.TOKEN_LIFE == pipe.OPTIONS["join"]["default"] == 10.0
 
 
 def test_no_token_and_no_key_is_sent_as_it_is(key):

@@ -93,19 +93,19 @@ def test_an_end_that_counts_other_bytes_is_an_error():
     writer = Writer()
     wire = writer.frame(frames.DATA, b"12345")
     with pytest.raises(FrameError, match="not as many bytes"):
-        Intake().feed(wire + writer.end(4))
+        list(Intake().feed(wire + writer.end(4)))
 
 
 def test_something_after_the_end_is_an_error():
     writer = Writer()
     wire = writer.end(0) + writer.frame(frames.DATA, b"x")
     with pytest.raises(FrameError, match="after the end"):
-        Intake().feed(wire)
+        list(Intake().feed(wire))
 
 
 def test_an_abort_says_why():
     with pytest.raises(FrameError, match="killed by SIGKILL"):
-        Intake().feed(Writer().frame(frames.ABORT, b"killed by SIGKILL"))
+        list(Intake().feed(Writer().frame(frames.ABORT, b"killed by SIGKILL")))
 
 
 def test_a_length_past_the_limit_is_not_waited_for():

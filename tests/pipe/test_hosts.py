@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
 
@@ -108,20 +110,22 @@ def network(hosts, superd, tmp_path):
     """Start superd on each of `count` hosts but the first, which is the caller's."""
     key = write_key(tmp_path)
 
-    def start(count, **options):
+    def start(count, *, secured=None, **options):
+        """`secured`: who gives each host a certificate, which stands for the key."""
         made = hosts(count)
-        daemons = {
-            number: superd(
-                {"services": pipe_service(key, "0.0.0.0:7040", **options)},
-                prefix=made.on(number),
-            )
-            for number in range(2, count + 1)
-        }
+        daemons = {}
+        for number in range(2, count + 1):
+            services = pipe_service(key, "0.0.0.0:7040", **options)
+            if secured is not None:
+                own = services["pipe"]["options"]
+                own["tls"] = secured.issue(f"IP:{made.address(number)}").options
+                del own["key"]
+            daemons[number] = superd({"services": services}, prefix=made.on(number))
 
         def run(text, *flags, **how):
             for number in range(2, count + 1):
                 text = text.replace(f"@{number} ", f"@{made.address(number)} ")
-            return Run(text, *flags, key=key, prefix=made.on(1), **how)
+            return Run(text, *flags, prefix=made.on(1), **{"key": key, **how})
 
         return made, daemons, run
 
@@ -188,6 +192,9 @@ def test_a_cut_link_ends_the_stages_on_every_host_and_is_told(network, tmp_path)
         daemons[number].wait_log("end service=pipe")
     assert not any(map(is_running, pids))
     assert not whole.exists()
+    # It would linger over a caller that cannot answer; its second TERM ends that.
+    daemons[3].process.terminate()
+    daemons[3].wait_log("drain service=pipe")
 
 
 def test_hosts_that_cannot_reach_each_other_are_told_and_nothing_runs(
@@ -209,3 +216,67 @@ def test_hosts_that_cannot_reach_each_other_are_told_and_nothing_runs(
     assert "stage 2 @10.99.0.2: cannot connect to 10.98.0.3:" in err
     assert "this host must reach that one" in err
     assert not marks.exists()
+
+
+def test_three_hosts_by_tls_and_compressed(network, ours):
+    made, _, run = network(3, secured=ours, ports="9100-9102")
+    flags = [*ours.issue("URI:superd://caller").flags, "--compress", "--report"]
+    text = "seq 1 2000000 | @2 grep 7 | @3 sort -rn | head -1"
+    with run(text, *flags, key="/no/such/file") as one:
+        status, out, err = one.end()
+    assert (status, out) == (0, b"1999997\n")
+    assert "sent" in err.splitlines()[0]
+    # 14.9 MB were sent to the first of them, and counted by the kernel.
+    assert made.received(2) < 5_000_000
+
+
+MARKER = b"for the eyes of three hosts alone"
+WATCH = f"""
+import select, socket, sys
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+packets.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+packets.bind(("eth0", 0))
+print("on", flush=True)
+seen = b""
+while (ready := select.select([packets, sys.stdin], [], [])[0]) != [sys.stdin]:
+    seen += packets.recv(1 << 17)
+print(len(seen) > 50_000, {MARKER!r} in seen)
+"""
+
+
+@pytest.mark.parametrize("by_tls", [True, False])
+def test_whoever_sees_every_packet_reads_no_data(network, ours, by_tls):
+    """Control: without TLS it is there to be read."""
+    made, _, run = network(3, secured=ours if by_tls else None)
+    flags = ours.issue("URI:superd://caller").flags if by_tls else []
+    how = {"key": "/no/such/file"} if by_tls else {}
+    lines = b"".join(b"%d %b\n" % (n, MARKER) for n in range(2000))
+    with subprocess.Popen(
+        [*made.on(3), sys.executable, "-c", WATCH],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as watcher:
+        assert watcher.stdout.readline() == b"on\n"
+        with run("@2 cat | @3 wc -l", *flags, stdin=subprocess.PIPE, **how) as one:
+            assert one.end(lines) == (0, b"2000\n", "")
+        said, _ = watcher.communicate()
+    assert said == b"True %r\n" % (not by_tls)
+
+
+def test_a_link_that_is_cut_is_no_end_by_tls_either(network, ours, tmp_path):
+    made, daemons, run = network(3, secured=ours, silence="2s")
+    whole = tmp_path / "whole"
+    text = "yes | @2 sh -c 'echo on >&2; cat' | "
+    text += f"@3 sh -c 'cat >/dev/null; echo > {whole}'"
+    flags = [*ours.issue("URI:superd://caller").flags, *LOST]
+    with run(text, *flags, key="/no/such/file") as one:
+        assert one.process.stderr.readline().endswith(b"on\n")
+        made.cut(2)
+        status, _, err = one.end()
+    assert status == 74
+    assert "stage 2 @10.99.0.2: lost: nothing was heard of it for 1 s" in err
+    for number in (2, 3):
+        daemons[number].wait_log("end service=pipe")
+    assert not whole.exists()
+    daemons[2].process.terminate()
+    daemons[2].wait_log("drain service=pipe")

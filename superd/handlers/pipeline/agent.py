@@ -1,6 +1,7 @@
 """Be the agent of one stage: do what the caller says, and tell how it goes.
 
     agent                         caller
+                   <-  alive               a word in clear, where there is no TLS
       hello nonce  ->
                    <-  auth nonce, proof
       welcome proof ->                        from here on every message is sealed
@@ -25,7 +26,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from superd.handlers.pipeline import auth, joining, joint
+from superd.handlers.pipeline import auth, joining, joint, zstd
 from superd.handlers.pipeline.channel import Channel, ChannelLost, Message
 from superd.handlers.pipeline.engine import Engine
 from superd.handlers.pipeline.failure import Failure
@@ -34,6 +35,8 @@ from superd.handlers.pipeline.frames import FrameError
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+
+    from superd.handlers.pipeline.identity import Identity
 
 SIDES: Final = ("in", "out")
 STEP: Final = 30.0
@@ -48,6 +51,10 @@ class Limits(NamedTuple):
     silence: float = 30.0
     grace: float = 5.0
     lifetime: float = 0.0
+    ports: range = range(0)
+    """Where it listens for joints; empty: where the kernel says."""
+    join: float = auth.TOKEN_LIFE
+    """Seconds in which the neighbours must have come to the joints."""
 
 
 class Agent:
@@ -59,16 +66,20 @@ class Agent:
         permit: Callable[[list[str]], list[str]],
         limits: Limits,
         key: bytes = b"",
+        identity: Identity | None = None,
     ) -> None:
         self._channel = channel
         self._permit = permit
         self._limits = limits
         self._key = key
+        self._identity = identity
+        self._pins: dict[str, joining.Pin] = {}
+        self._levels = {"in": 0, "out": 0}
         self._grace = limits.grace
         self._silence = limits.silence
         self._tokens = {"in": b"", "out": b""}
         self._listeners: dict[str, list[socket.socket]] = {}
-        self._joints: dict[str, socket.socket | None] = {"in": None, "out": None}
+        self._joints: dict[str, joint.Stream | None] = {"in": None, "out": None}
         self._engine: Engine | None = None
 
     def serve(self) -> None:
@@ -94,7 +105,7 @@ class Agent:
     def _converse(self) -> None:
         start = self._hear("start", STEP)
         argv = self._prepare(start)
-        self._channel.say("ready", ports=self._ports())
+        self._channel.say("ready", ports=self._ports(), compress=self._levels)
         self._join(self._hear("join", STEP))
         if self._key and None in self._joints.values():
             # The program would have the conversation itself for its stdin or stdout.
@@ -104,6 +115,7 @@ class Agent:
         self._engine = Engine(
             (self._joints["in"], self._joints["out"]),
             (self._tokens["in"], self._tokens["out"]),
+            levels=(self._levels["in"], self._levels["out"]),
             grace=self._grace,
             strict=bool(start.get("strict")),
         )
@@ -143,12 +155,30 @@ class Agent:
             if side not in SIDES:
                 raise FrameError("a token for no side")
             self._tokens[side] = self._token(side, token)
+        self._agree(start)
         host = self._own_host()
         for side in start.get("listen", ()):
             if side not in SIDES or not self._tokens[side]:
                 raise FrameError("no token for a joint")
-            self._listeners[side] = joint.listen(joint.Address(host, 0))
+            self._listeners[side] = joint.listen_in(host, self._limits.ports)
         return permitted
+
+    def _agree(self, start: Message) -> None:
+        """Take on how the joints are compressed and encrypted, or refuse."""
+        for side, level in _fields(start, "compress").items():
+            if side not in SIDES or type(level) is not int:
+                raise FrameError("a compression that is none")
+            if not 0 <= level <= zstd.HIGHEST_LEVEL:
+                raise FrameError("a compression that is none")
+            if level:
+                zstd.library()
+            self._levels[side] = level
+        for side, text in _fields(start, "certificates").items():
+            if side not in SIDES or type(text) is not str or self._identity is None:
+                raise FrameError("a certificate for no joint")
+            self._pins[side] = joining.Pin(self._identity, text)
+        if self._key and self._identity is not None and len(self._pins) < len(SIDES):
+            raise FrameError("a joint without TLS")
 
     def _token(self, side: str, text: Any) -> bytes:
         try:
@@ -181,11 +211,21 @@ class Agent:
             except (Failure, LookupError, OverflowError, TypeError, ValueError):
                 raise FrameError("an address that is none") from None
             self._joints[side] = joining.dial(
-                address, self._tokens[side], self._silence, self._channel
+                address,
+                self._tokens[side],
+                self._silence,
+                self._channel,
+                self._pins.get(side),
+                self._limits.join,
             )
         for side, listeners in self._listeners.items():
             self._joints[side] = joining.accept(
-                listeners, self._tokens[side], self._silence, self._channel
+                listeners,
+                self._tokens[side],
+                self._silence,
+                self._channel,
+                self._pins.get(side),
+                self._limits.join,
             )
             joint.close_all(listeners)
 
@@ -248,6 +288,7 @@ class Agent:
             stopped=engine.was_stopped,
             taken=taken,
             given=given,
+            packed=engine.packed,
             seconds=engine.seconds,
         )
 
@@ -258,20 +299,23 @@ class Agent:
                 self._channel.wait(_LAST_WORD)
 
 
-def greet(channel: Channel, key: Callable[[], bytes], seconds: float) -> bytes:
+def greet(channel: Channel, key: Callable[[], bytes] | None, seconds: float) -> bytes:
     """Make sure that the caller has the key, and show it ours; returns the session's.
 
-    `key` reads it, once there is a caller. Raises FrameError for a wrong one.
+    `key` reads it, once there is a caller; None: certificates are enough. Raises
+    FrameError for a wrong one.
     """
     mine = auth.nonce()
-    channel.say("hello", nonce=mine.hex())
+    channel.say("hello", nonce=mine.hex(), key=key is not None)
     message = channel.wait(seconds)
+    if message["is"] == "alive":
+        message = channel.wait(seconds)
     try:
         theirs = bytes.fromhex(message["nonce"])
         proof = bytes.fromhex(message["proof"])
     except (KeyError, TypeError, ValueError):
         raise FrameError("expected auth") from None
-    secret = key()
+    secret = key() if key is not None else auth.NO_KEY
     if len(theirs) != auth.NONCE or not auth.is_proof(
         proof, secret, auth.CALLER, theirs, mine
     ):

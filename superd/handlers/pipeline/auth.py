@@ -23,6 +23,9 @@ TOKEN: Final = 16
 SEAL: Final = 16
 TOKEN_LIFE: Final = 10.0
 """Seconds in which a token must have been used."""
+NO_KEY: Final = b"by TLS alone"
+"""What stands for the key where certificates have told who is who, and it hides nothing:
+the same is said then, within TLS."""
 CALLER: Final = b"caller"
 AGENT: Final = b"agent"
 _SHORTEST: Final = 16

@@ -19,6 +19,8 @@ from superd.handlers.pipeline.frames import MESSAGE, FrameError, Reader, Writer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from superd.handlers.pipeline.joint import Stream
+
 _READ: Final = 1 << 16
 FULL: Final = 1 << 17
 """Bytes that wait to leave; with more, nothing is added that can wait as well."""
@@ -33,7 +35,7 @@ class ChannelLost(Exception):  # noqa: N818  no error: the other side has gone
 class Channel:
     """One conversation; messages are dicts, their name is in `is`."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Stream) -> None:
         self.sock = sock
         self.heard = self.said = monotonic()
         self.received: list[Message] = []

@@ -24,28 +24,34 @@ from superd.handlers.pipeline.failure import (
     is_crash,
 )
 from superd.handlers.pipeline.framed import Inflow, Outflow
+from superd.handlers.pipeline.zstd import Packer, Unpacker
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
+    from superd.handlers.pipeline.joint import Stream
     from superd.handlers.pipeline.program import Program
 
 STDERR_STEP: Final = 1 << 14
 
 
 class Engine:
-    """One stage: what comes in, the program, what goes out."""
+    """One stage: what comes in, the program, what goes out.
+
+    `levels` are those of zstd, of the joint on either side; 0 is no compression.
+    """
 
     def __init__(
         self,
-        joints: tuple[socket.socket | None, socket.socket | None],
+        joints: tuple[Stream | None, Stream | None],
         tokens: tuple[bytes, bytes],
         *,
+        levels: tuple[int, int] = (0, 0),
         grace: float,
         strict: bool,
     ) -> None:
         self._joints = joints
+        self._levels = levels
         self._seeds = [joining.seed(token) for token in tokens]
         self._grace = grace
         self._strict = strict
@@ -72,9 +78,9 @@ class Engine:
         if not argv:
             # One joint, and a descriptor of our own on the other side.
             if before is not None:
-                self._into = Inflow(before, self._own_stdout(), self._seeds[0])
+                self._into = self._inflow(before, self._own_stdout())
             if after is not None:
-                self._out = Outflow(0, after, self._seeds[1])
+                self._out = self._outflow(0, after)
             return
         stdin, stdout = 0, 1
         ours, stderr = program.pipe_to_read()
@@ -83,11 +89,11 @@ class Engine:
         if before is not None:
             stdin, ours = program.pipe_to_write()
             theirs.append(stdin)
-            self._into = Inflow(before, self._own(ours), self._seeds[0])
+            self._into = self._inflow(before, self._own(ours))
         if after is not None:
             ours, stdout = program.pipe_to_read()
             theirs.append(stdout)
-            self._out = Outflow(self._own(ours), after, self._seeds[1])
+            self._out = self._outflow(self._own(ours), after)
         # Of a group that is not the terminal's, who reads from it is stopped.
         on_terminal = before is None and os.isatty(0)
         try:
@@ -99,6 +105,14 @@ class Engine:
                 os.close(fd)
         if self._into is not None:
             self._program.guard(self._into.target)
+
+    def _inflow(self, before: Stream, target: int) -> Inflow:
+        unpacker = Unpacker() if self._levels[0] else None
+        return Inflow(before, target, self._seeds[0], unpacker)
+
+    def _outflow(self, source: int, after: Stream) -> Outflow:
+        packer = Packer(self._levels[1]) if self._levels[1] else None
+        return Outflow(source, after, self._seeds[1], packer)
 
     def open(self) -> None:
         """Let the bytes flow."""
@@ -140,6 +154,11 @@ class Engine:
             self._into.moved if self._into is not None else 0,
             self._out.moved if self._out is not None else 0,
         )
+
+    @property
+    def packed(self) -> int | None:
+        """The bytes that went out as they were sent, where they are compressed."""
+        return self._out.packed if self._out is not None and self._levels[1] else None
 
     @property
     def seconds(self) -> float:

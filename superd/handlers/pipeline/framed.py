@@ -15,6 +15,7 @@ from superd.handlers.pipeline.frames import (
     ABORT,
     CHUNK,
     DATA,
+    PACKED,
     STOP,
     FrameError,
     Intake,
@@ -23,7 +24,10 @@ from superd.handlers.pipeline.frames import (
 )
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Iterator
+
+    from superd.handlers.pipeline.joint import Stream
+    from superd.handlers.pipeline.zstd import Packer, Unpacker
 
 _GONE: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -35,66 +39,71 @@ class Inflow:
     `full` (the descriptor takes no more).
     """
 
-    def __init__(self, sock: socket.socket, target: int, seed: int) -> None:
+    def __init__(
+        self, sock: Stream, target: int, seed: int, unpacker: Unpacker | None = None
+    ) -> None:
         self.sock = sock
         self.target = target
         self.over = ""
         self.why = ""
         self.moved = 0
-        self._intake = Intake(seed)
+        self._intake = Intake(seed, unpacker)
         self._writer = Writer(seed)
-        self._parts: list[memoryview] = []
+        self._parts: Iterator[bytes] = iter(())
+        self._part = memoryview(b"")
 
     def watch(self, poller: select.poll) -> None:
         """Register what it waits for."""
-        poller.register(self.target, select.POLLOUT if self._parts else 0)
-        if not self._parts:
+        poller.register(self.target, select.POLLOUT if self._part else 0)
+        if not self._part:
             poller.register(self.sock, select.POLLIN)
 
     def step(self, ready: dict[int, int]) -> None:
         """Move what can be moved now."""
         if ready.get(self.target, 0) & _GONE:
             self._stop()
-        elif self._parts and self.target in ready:
-            self._write()
-        elif self.sock.fileno() in ready:
+        elif self._part and self.target in ready:
+            self._move()
+        elif not self._part and self.sock.fileno() in ready:
             self._receive()
 
     def _receive(self) -> None:
         try:
             data = self.sock.recv(CHUNK)
-            self._parts = [memoryview(part) for part in self._intake.feed(data)]
         except BlockingIOError:
             return
         except OSError as error:
             self._cut(str(error.strerror))
             return
-        except FrameError as error:
-            self._cut(str(error))
-            return
         if not data:
             self._cut("the connection ended before the stream did")
             return
-        self._write()
+        self._parts = self._intake.feed(data)
+        self._move()
 
-    def _write(self) -> None:
+    def _move(self) -> None:
+        """Write part after part: the next is made when the one before has gone."""
         try:
-            while self._parts:
-                sent = os.write(self.target, self._parts[0])
+            while self._part or self._has_next():
+                sent = os.write(self.target, self._part)
                 self.moved += sent
-                self._parts[0] = self._parts[0][sent:]
-                if not self._parts[0]:
-                    del self._parts[0]
+                self._part = self._part[sent:]
+        except FrameError as error:
+            self._cut(str(error))
         except BlockingIOError:
             return
         except BrokenPipeError:
             self._stop()
-            return
         except OSError as error:
             self.over, self.why = "full", str(error.strerror)
-            return
-        if self._intake.is_whole:
-            self.over = "end"
+        else:
+            if self._intake.is_whole:
+                self.over = "end"
+
+    def _has_next(self) -> bool:
+        """Take the next part that is not empty: the end of a compressed stream is."""
+        self._part = memoryview(next(filter(None, self._parts), b""))
+        return bool(self._part)
 
     def _stop(self) -> None:
         """Tell the stage before that nobody wants more."""
@@ -116,14 +125,19 @@ class Outflow:
     reads; `was_stopped` if the stage after said so, or else it is lost).
     """
 
-    def __init__(self, source: int, sock: socket.socket, seed: int) -> None:
+    def __init__(
+        self, source: int, sock: Stream, seed: int, packer: Packer | None = None
+    ) -> None:
         self.source = source
         self.sock = sock
+        self.packed = 0
+        """Bytes of data as they were sent: fewer than `moved` where they shrink."""
         self.over = ""
         self.why = ""
         self.was_stopped = False
         self.moved = 0
         self._is_ending = False
+        self._packer = packer
         self._writer = Writer(seed)
         self._reader = Reader(seed)
         self._parts: list[bytes | memoryview] = []
@@ -154,8 +168,15 @@ class Outflow:
             self.over = "end"
             return
         self.moved += len(data)
-        self._parts = [self._writer.head(DATA, data), data]
+        self._parts = self._frame(data)
         self._send()
+
+    def _frame(self, data: bytes) -> list[bytes | memoryview]:
+        kind = DATA
+        if self._packer is not None:
+            kind, data = PACKED, self._packer.pack(data)
+        self.packed += len(data)
+        return [self._writer.head(kind, data), data]
 
     def _send(self) -> None:
         try:
@@ -194,7 +215,12 @@ class Outflow:
         """Send the frame that makes the stream whole: then `over` becomes `sent`."""
         self.over = ""
         self._is_ending = True
-        self._parts = [self._writer.end(self.moved)]
+        self._parts = []
+        if self._packer is not None:
+            last = self._packer.finish()
+            self.packed += len(last)
+            self._parts += [self._writer.frame(PACKED, last)]
+        self._parts += [self._writer.end(self.moved)]
         self._send()
 
     def abort(self, text: str) -> None:

@@ -8,7 +8,8 @@ lost, doubled, moved or changed breaks all that follow. A stream is whole only w
 END frame has come, with the number of its bytes; the end of the connection is none.
 
 CRC-32 finds what cables, memory and bugs do. Against people, control messages are sealed
-(auth.py); data between hosts is what anybody on the way may read, as with any pipe.
+(auth.py); data between hosts is what anybody on the way may read, as with any pipe, where
+it does not go by TLS (tls.py).
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final
 
+from superd.handlers.pipeline.zstd import ZstdBroken
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from superd.handlers.pipeline.zstd import Unpacker
 
 DATA: Final = 1
 END: Final = 2
 ABORT: Final = 3
 STOP: Final = 4
 MESSAGE: Final = 5
-_KINDS: Final = frozenset({DATA, END, ABORT, STOP, MESSAGE})
+PACKED: Final = 6
+"""Data of a joint that is compressed: never more than CHUNK bytes of it in one frame."""
+_KINDS: Final = frozenset({DATA, END, ABORT, STOP, MESSAGE, PACKED})
 
 _HEAD: Final = struct.Struct(">BII")
 _SUM: Final = struct.Struct(">BI")
@@ -91,31 +98,48 @@ class Reader:
 
 
 class Intake:
-    """The receiving end of a stream of data."""
+    """The receiving end of a stream of data; with an unpacker it comes compressed."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, unpacker: Unpacker | None = None) -> None:
         self._reader = Reader(seed)
+        self._unpacker = unpacker
+        self._kind = DATA if unpacker is None else PACKED
         self.total = 0
         self.is_whole = False
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the data in these bytes; FrameError where the stream is cut or wrong."""
-        parts = []
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Give the data in these bytes; FrameError where the stream is cut or wrong.
+
+        One part at a time: compressed, a few bytes may be thousands of parts.
+        """
         for kind, payload in self._reader.feed(data):
             if self.is_whole:
                 raise FrameError("something came after the end")
-            if kind == DATA:
-                self.total += len(payload)
-                parts.append(payload)
+            if kind == self._kind:
+                part = self._unpack(payload)
+                self.total += len(part)
+                yield part
             elif kind == END:
                 if payload != _TOTAL.pack(self.total):
                     raise FrameError("the stream has not as many bytes as were sent")
+                if self._unpacker is not None and not self._unpacker.is_whole:
+                    raise FrameError("the compressed stream has no end")
                 self.is_whole = True
             elif kind == ABORT:
                 raise FrameError(payload.decode("utf-8", "backslashreplace"))
             else:
-                raise FrameError(f"kind {kind} has no place in a stream")
-        return parts
+                raise FrameError(f"kind {kind} has no place in this stream")
+
+    def _unpack(self, payload: bytes) -> bytes:
+        if self._unpacker is None:
+            return payload
+        try:
+            part = self._unpacker.unpack(payload, CHUNK + 1)
+        except ZstdBroken as error:
+            raise FrameError(str(error)) from None
+        if len(part) > CHUNK:
+            raise FrameError(f"a frame with more than {CHUNK} bytes in it")
+        return part
 
 
 def _checksum(kind: int, payload: bytes | memoryview, before: int) -> int:

@@ -21,9 +21,14 @@ import socket
 import struct
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from superd.handlers.pipeline.failure import UNREACHABLE, USAGE, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Bytes = bytes | bytearray | memoryview
 
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _FIN_ON_CLOSE: Final = struct.pack("ii", 0, 0)
@@ -45,6 +50,37 @@ _LATER: Final = frozenset(
     }
 )
 """What a host that is not up yet answers with, or what is answered for it."""
+
+
+class Stream(Protocol):
+    """What is used of a socket that is connected, and what tls.py has as well."""
+
+    def fileno(self) -> int:
+        """What to poll; -1 once it is closed."""
+
+    def recv(self, size: int, flags: int = ..., /) -> bytes:
+        """Take what has come; empty at the end."""
+
+    def send(self, data: Bytes, flags: int = ..., /) -> int:
+        """Send some of it; returns how much."""
+
+    def sendmsg(self, parts: Iterable[Bytes], /) -> int:
+        """Send some of several parts as one."""
+
+    def getsockname(self) -> Any:
+        """Return our address."""
+
+    def getpeername(self) -> Any:
+        """Return the address of the other end."""
+
+    def setsockopt(self, level: int, name: int, value: int | bytes, /) -> None:
+        """Set an option of the socket."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Say that this was all."""
+
+    def close(self) -> None:
+        """Close it; without `finish` that is a reset."""
 
 
 class Address(NamedTuple):
@@ -96,6 +132,33 @@ def listen(address: Address) -> list[socket.socket]:
                 "choose another port or address",
             ) from None
     raise AssertionError("the last try returns or raises")
+
+
+def listen_in(host: str, ports: range) -> list[socket.socket]:
+    """Listen on a port of a range, or of the kernel's where that is empty.
+
+    They are tried from a place that another process will not begin with too.
+    """
+    start = int.from_bytes(os.urandom(4), "big") % len(ports) if ports else 0
+    found = _resolve(Address(host, 0), socket.AI_PASSIVE)
+    for place in range(len(ports)):
+        address = Address(host, ports[(start + place) % len(ports)])
+        try:
+            return _listen_on(found, address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            why = errno.errorcode.get(error.errno or 0, "")
+            raise Failure(
+                UNREACHABLE, f"cannot listen on {address}: {why} ({error.strerror})"
+            ) from None
+    if ports:
+        raise Failure(
+            UNREACHABLE,
+            f"no port for a joint: {ports[0]}-{ports[-1]} are all in use; more of them, "
+            "or fewer pipelines at a time",
+        )
+    return listen(Address(host, 0))
 
 
 def _listen_on(
@@ -239,7 +302,7 @@ def guard(sock: socket.socket, dead: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def finish(sock: socket.socket) -> None:
+def finish(sock: Stream) -> None:
     """End a joint cleanly: all that was written arrives, and then FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FIN_ON_CLOSE)
     with suppress(OSError):  # ENOTCONN: the peer has gone, there is nobody to tell
