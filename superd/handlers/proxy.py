@@ -65,6 +65,11 @@ OPTIONS: dict[str, dict[str, object]] = {
         "default": ["443"],
         "help": "ports of tunnels (CONNECT): N, N-M or any",
     },
+    "http_ports": {
+        "type": "list",
+        "default": ["80", "443", "1024-65535"],
+        "help": "ports of requests: those below 1024 are mostly of other protocols",
+    },
     "auth": {
         "type": "table",
         "lone": "file",

@@ -23,6 +23,7 @@ from relays import UNKNOWN, silent_listener
 from superd.handlers.forward.guard import Guard
 from superd.handlers.forward.reach import (
     ANYWHERE,
+    THREADS,
     Names,
     Unreachable,
     _allowed,
@@ -30,7 +31,6 @@ from superd.handlers.forward.reach import (
     reach,
 )
 from superd.handlers.relay.addresses import Target, numeric
-from superd.handlers.relay.in_loop import LOOKUPS
 from superd.handlers.relay.opening import STAGGER
 
 try:
@@ -463,10 +463,10 @@ def test_a_few_names_are_asked_for_at_once_and_who_gave_up_is_not_asked_for(
         return await asyncio.gather(*jobs)
 
     with asking(slow) as names:
-        said = run(crowd(LOOKUPS + 4))
+        said = run(crowd(THREADS + 4))
         slow.answer.set()
     assert {one[0] for one in said} == {504}
-    assert slow.most == len(slow.asked) == LOOKUPS
+    assert slow.most == len(slow.asked) == THREADS
     assert not names._looks
 
 
@@ -495,7 +495,7 @@ def test_who_gives_up_before_its_turn_takes_nothing_from_those_who_wait(run, lis
             asyncio.create_task(
                 reach(f"slow{number}", port, ANYWHERE, soon(), names=names)
             )
-            for number in range(LOOKUPS)
+            for number in range(THREADS)
         ]
         patient = asyncio.create_task(reach("a", port, ANYWHERE, soon(), names=names))
         await asyncio.sleep(0)  # all of them have asked, in this order

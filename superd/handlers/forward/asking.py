@@ -7,7 +7,6 @@ been closing, and its method is safe to repeat (RFC 9110 9.2.2, RFC 9112 9.3.1).
 
 from __future__ import annotations
 
-import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,14 +18,11 @@ from superd.handlers.forward.framing import (
     Truncated,
     UntilEnd,
     announced_length,
-    chunk,
-    last_chunk,
     reply_body,
 )
 from superd.handlers.forward.pages import Failed
 from superd.handlers.forward.reply import BadReply, Reply
 from superd.handlers.forward.upstream import Late, Lost, Upstream
-from superd.handlers.http.refusal import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +30,7 @@ if TYPE_CHECKING:
     from superd.handlers.forward.client import Client
     from superd.handlers.forward.plan import Parent, Plan
     from superd.handlers.forward.target import Target
+    from superd.handlers.forward.upload import Upload
     from superd.handlers.forward.upstream import Upstreams
 
 IDEMPOTENT: Final = frozenset(
@@ -180,30 +177,30 @@ class Asking:
             except Lost as error:
                 upstream.close()
                 if upstream.used:
+                    kept = False
                     continue
-                if self._upload:
-                    await self._upload.judge()
+                await self._give_up()
                 raise Failed(
                     502,
                     f"the host {_host_of(question)} gave no answer: {error}",
                     "connection_terminated",
                 ) from None
             except BadReply as error:
-                upstream.close()
+                await self._give_up()
                 raise Failed(
                     502,
                     f"the host {_host_of(question)} answered what is no HTTP: {error}",
                     "http_protocol_error",
                 ) from None
             except Late:
-                upstream.close()
+                await self._give_up()
                 raise Failed(
                     504,
                     f"the host {_host_of(question)} did not answer in time",
                     "http_response_timeout",
                 ) from None
             except BaseException:
-                upstream.close()
+                await self.abandon()
                 raise
             return reply
 
@@ -277,6 +274,15 @@ class Asking:
             self.upstream.close()
         return whole
 
+    async def _give_up(self) -> None:
+        """Close the connection. Raises what was wrong with the peer's body, if that was it.
+
+        Then the host is not to blame.
+        """
+        self.upstream.close()
+        if self._upload and (error := await self._upload.stop()):
+            raise error
+
     async def abandon(self) -> None:
         """Close the connection, whatever is under way."""
         self.upstream.close()
@@ -309,86 +315,3 @@ def is_lasting(reply: Reply) -> bool:
 
 def _host_of(question: Question) -> str:
     return question.target.authority.decode("ascii")
-
-
-class Upload:
-    """The body of a peer's request, on its way to the host beside the answer."""
-
-    __slots__ = ("_body", "_client", "_size", "_upstream", "moved", "task")
-
-    def __init__(self, client: Client, body: Body, upstream: Upstream) -> None:
-        """Begin with it."""
-        self._client = client
-        self._body = body
-        self._upstream = upstream
-        self._size = 0
-        self.moved = monotonic()
-        """When a piece of it was passed on last."""
-        self.task = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        try:
-            await self._pass_on()
-        except Lost:
-            # The host may have answered before it ended: that is what the peer is told.
-            pass
-        except BaseException:
-            # Who waits for the answer is woken by this and asks judge().
-            self._upstream.close()
-            raise
-
-    async def _pass_on(self) -> None:
-        body, client, upstream = self._body, self._client, self._upstream
-        timeouts = client.plan.timeouts
-        chunked = body.length is None
-        data = client.heads.take()
-        while True:
-            payload = self._decode(data)
-            if payload:
-                await upstream.send(
-                    chunk(payload) if chunked else payload,
-                    monotonic() + timeouts.send,
-                )
-                self.moved = monotonic()
-            if body.done:
-                break
-            data = await client.read(
-                monotonic() + timeouts.body, "the body of its request"
-            )
-            if not data:
-                raise Refused(400, "the body of the request ends before its end")
-        client.heads.feed(body.rest)
-        if chunked:
-            await upstream.send(last_chunk(body.trailers), monotonic() + timeouts.send)
-
-    def _decode(self, data: bytes) -> bytes:
-        try:
-            payload = self._body.feed(data)
-        except BadFraming as error:
-            raise Refused(400, str(error)) from None
-        most = self._client.plan.bounds.body
-        self._size += len(payload)
-        if most and self._size > most:
-            raise Refused(413, f"a body of more than {most} bytes")
-        return payload
-
-    async def judge(self) -> None:
-        """Raise what was wrong with the peer's body, if it was that."""
-        if self.task.done() and not self.task.cancelled():
-            error = self.task.exception()
-            if error is not None:
-                raise error
-
-    async def is_whole(self) -> bool:
-        """Tell whether all of it was passed on; it is stopped if not."""
-        if self.task.done() and self._body.done:
-            return self.task.exception() is None
-        await self.stop()
-        return False
-
-    async def stop(self) -> None:
-        """End it where it is."""
-        self.task.cancel()
-        await asyncio.wait({self.task})
-        if not self.task.cancelled():
-            self.task.exception()

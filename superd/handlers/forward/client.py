@@ -28,7 +28,7 @@ DROPPED: Final = 65536
 class Client:
     """The peer."""
 
-    __slots__ = ("heads", "plan", "reader", "received", "sent", "writer")
+    __slots__ = ("begun", "heads", "plan", "reader", "received", "sent", "writer")
 
     def __init__(self, plan: Plan, reader: Reader, writer: Writer) -> None:
         self.plan = plan
@@ -37,6 +37,8 @@ class Client:
         self.heads = HeadReader(plan.bounds.head)
         self.received = self.sent = 0
         """Bytes so far."""
+        self.begun = False
+        """Some of the body of this request was read: where it ends, its reader knows."""
 
     async def read(self, deadline: float, what: str) -> bytes:
         """Return what the peer sent, empty at its end. Raises TooSlow."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from superd.handlers.forward import fields as fieldwork
 from superd.handlers.forward import tunnel
-from superd.handlers.forward.asking import Asking, Cut, Question, Upload
+from superd.handlers.forward.asking import Asking, Cut, Question
 from superd.handlers.forward.framing import chunk, last_chunk, request_body
 from superd.handlers.forward.pages import Failed
+from superd.handlers.forward.upload import Upload
 from superd.handlers.http.response import date_of
 from superd.handlers.relay import resetting
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from superd.handlers.http.request import Request
 
 _SWITCHING: Final = 101
+_NO_CONTENT: Final = 204
 _LENGTH: Final = frozenset({b"content-length"})
 _COVER: Final = 8192
 """Bytes up to which a body that is here already leaves together with its head."""
@@ -78,8 +80,9 @@ class Passing:
     async def _interim(self, reply: Reply) -> None:
         """Pass an interim answer on, where the peer knows such (RFC 9110 15.2)."""
         if self.request.minor:
+            fields = fieldwork.without(reply.fields, _LENGTH)
             lines, dated = fieldwork.response_lines(
-                reply.fields, self.route.plan.identity, minor=reply.minor
+                fields, self.route.plan.identity, minor=reply.minor
             )
             await self.client.send(head_of(reply, lines, b"", dated=dated))
 
@@ -117,8 +120,8 @@ class Passing:
     ) -> bool:
         client, body, record = self.client, asking.body, self.record
         received = reply.fields
-        if body.doubtful:
-            # Framed anew: a length beside chunks is nobody's (RFC 9112 6.3).
+        if body.doubtful or reply.status == _NO_CONTENT:
+            # A length beside chunks is nobody's, and 204 has none (RFC 9110 8.6).
             received = fieldwork.without(received, _LENGTH)
         lines, dated = fieldwork.response_lines(
             received, self.route.plan.identity, minor=reply.minor
@@ -184,8 +187,6 @@ class Passing:
         wish = b", ".join(request.values(b"upgrade"))
         extra = b"Connection: upgrade\r\nUpgrade: %b\r\n" % wish
         asking = Asking(route, self.question, self.client, extra)
-        if request.length != 0:
-            raise Failed(400, "a request to switch protocols has no body")
         reply = await asking.ask(self._interim)
         if reply.status != _SWITCHING:
             return await self.answer(asking, reply, keep=False)

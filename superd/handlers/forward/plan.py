@@ -69,6 +69,8 @@ class Plan(NamedTuple):
     identity: Identity
     rules: Rules
     ports: Ports
+    """Of tunnels."""
+    http_ports: Ports
     guard: Guard
     users: Users | None
     upgrade: bool
@@ -95,6 +97,7 @@ def plan_of(options: Options, counters: Counters) -> Plan:
         ),
         rules=Rules(options["allow"], options["deny"]),
         ports=Ports(options["ports"]),
+        http_ports=Ports(options["http_ports"], "--http-ports", "request"),
         guard=_guard(networks, allow_private=options["allow_private"]),
         users=_users(options["auth"]),
         upgrade=options["upgrade"],

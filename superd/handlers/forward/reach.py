@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from superd.handlers.forward.guard import Guard
 from superd.handlers.relay import lookup, resetting
 from superd.handlers.relay.addresses import Target, spell
-from superd.handlers.relay.in_loop import FRESH, LOOKUPS, race
+from superd.handlers.relay.in_loop import FRESH, race
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,8 @@ _PORT_MAX: Final = 65535
 _KNOWN: Final = 1024
 """Names that are kept; a second later none of them is good any more."""
 _OUR_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+THREADS: Final = 32
+"""Names that are looked up at once: so many silent name servers hold up others."""
 _SHOWN: Final = 4
 """Addresses that are named where none could be connected to."""
 _REASONS: Final = {
@@ -106,7 +108,7 @@ class Names:
     def _begin(self, key: Key) -> _Look:
         look = self._looks[key] = _Look()
         self._jobs.put((key, look))
-        if len(self._threads) < LOOKUPS:
+        if len(self._threads) < THREADS:
             thread = threading.Thread(target=self._work, name="names", daemon=True)
             self._threads.append(thread)
             thread.start()

@@ -6,6 +6,7 @@ no field of its own, and no query of a URL is left out: who has a log has all of
 
 from __future__ import annotations
 
+import re
 import time
 from importlib import import_module
 from time import monotonic
@@ -17,6 +18,7 @@ from superd.handlers.http.accesslog import quoted
 if TYPE_CHECKING:
     from superd.handlers.forward.counters import Counters
 
+_USER: Final = re.compile(rb"(//|^CONNECT |^)[^/?# ]*@")
 NONE: Final = "none"
 LINE: Final = "line"
 JSON: Final = "json"
@@ -89,6 +91,11 @@ class Record:
         # By name: who writes plain lines need not load it.
         text: str = import_module("json").dumps(record)
         return text
+
+
+def shown(target: bytes) -> bytes:
+    """Return a target without the user and the password that may be in it."""
+    return _USER.sub(rb"\1***@", target) if b"@" in target else target
 
 
 def _text(data: bytes) -> str:

@@ -91,26 +91,29 @@ def _ports(text: str) -> range | None:
 
 
 class Ports:
-    """Where CONNECT may go."""
+    """The ports that may be asked for."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        """Take N, N-M and `any`. Raises SetupError."""
+    def __init__(
+        self, texts: Sequence[str], option: str = "--ports", what: str = "tunnel"
+    ) -> None:
+        """Take N, N-M and `any`, the value of an option. Raises SetupError."""
+        self._what = what
         self._text = ", ".join(texts)
         self._ranges: list[range] = []
         for text in texts:
             ports = _ALL_PORTS if text == "any" else _ports(text)
             if ports is None:
                 raise SetupError(
-                    f"option --ports: {text}: write a port (443), a range (8000-8100)"
+                    f"option {option}: {text}: write a port (443), a range (8000-8100)"
                     f" or any; a port is 1 to {_PORT_MAX}"
                 )
             self._ranges.append(ports)
 
     def objection(self, port: int) -> str:
-        """Say why there is no tunnel to this port; empty where there may be one."""
+        """Say why there is nothing to this port; empty where there may be."""
         if any(port in ports for ports in self._ranges):
             return ""
-        return f"no tunnel to port {port}, only to {self._text or 'none'}"
+        return f"no {self._what} to port {port}, only to {self._text or 'none'}"
 
 
 # -- paths -----------------------------------------------------------------------------

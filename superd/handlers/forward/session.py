@@ -17,7 +17,7 @@ from superd.handlers.forward.client import Client
 from superd.handlers.forward.framing import request_body
 from superd.handlers.forward.pages import Failed
 from superd.handlers.forward.passing import Passing
-from superd.handlers.forward.record import Record
+from superd.handlers.forward.record import Record, shown
 from superd.handlers.forward.target import parse_absolute, parse_authority
 from superd.handlers.http.refusal import MALFORMED, Refused
 
@@ -61,7 +61,7 @@ class Session:
         self._peer = peer
         self._route = Route(plan, upstreams, partial(own_of, writer))
         self._record = Record()
-        self._before: tuple[bytes, Onward] | None = None
+        self._before: tuple[tuple[int, bytes], Onward] | None = None
 
     async def run(self) -> int:
         """Serve until one side wants no more; returns the exit code."""
@@ -71,6 +71,7 @@ class Session:
             if number > 1 and not await client.begins():
                 break
             self._record = Record()
+            client.begun = False
             received, sent = client.received - client.heads.size, client.sent
             try:
                 code = await self._serve_one(last=number == most)
@@ -96,9 +97,9 @@ class Session:
             if head is None:
                 return exits.OK
             line, _, rest = head.partition(b"\r\n")
-            record.url = line[:_GLIMPSE]
+            record.url = shown(line[:_GLIMPSE])
             request = client.heads.parse(head)
-            record.method, record.url = request.method, request.target
+            record.method, record.url = request.method, shown(request.target)
             if request.method == b"CONNECT":
                 return await self._tunnel(request, rest)
             keep = await self._pass_on(request, rest, last=last)
@@ -139,8 +140,10 @@ class Session:
         )
         if keep and request and request.length != 0:
             # Whether the body of one that expects 100 comes, nobody knows (10.1.1).
-            keep = not request.values(b"expect") and await client.drop(
-                request_body(request)
+            keep = (
+                not client.begun
+                and not request.values(b"expect")
+                and await client.drop(request_body(request))
             )
         url = record.url if request else b""
         lines, page = pages.page_of(refused, url, self._plan.identity.name)
@@ -171,6 +174,9 @@ class Session:
         if most and request.length and request.length > most:
             raise Refused(413, f"a body of more than {most} bytes")
         self._check(target, target.path)
+        objection = self._plan.http_ports.objection(target.port)
+        if objection:
+            raise Failed(403, objection, "http_request_denied")
         onward = self._onward(rest, request)
         if onward.passed:
             raise Failed(508, "the request has come through this proxy before")
@@ -184,7 +190,7 @@ class Session:
         keep = request.minor == 1 and request.keep_alive and not last
         question = Question(request.method, target, onward.lines, request.length)
         passing = Passing(self._client, self._record, request, question, self._route)
-        if self._plan.upgrade and request.values(b"upgrade"):
+        if self._plan.upgrade and wants_upgrade(request):
             return await passing.switch()
         if self._plan.desk is not None:
             return await self._plan.desk.serve(passing, onward.fields, keep=keep)
@@ -197,7 +203,8 @@ class Session:
 
     def _onward(self, rest: bytes, request: Request) -> Onward:
         """Rewrite the fields; most peers send the same with each request."""
-        if self._before is not None and self._before[0] == rest:
+        key = request.minor, rest
+        if self._before is not None and self._before[0] == key:
             return self._before[1]
         identity = self._plan.identity
         received = fields_of(rest)
@@ -206,7 +213,7 @@ class Session:
             received, identity, host=b"", minor=request.minor, peer=self._peer_host()
         )[1:]
         onward = Onward(fields, fieldwork.lines_of(fields), passed)
-        self._before = rest, onward
+        self._before = key, onward
         return onward
 
     def _peer_host(self) -> str:
@@ -299,6 +306,19 @@ class Session:
         if fieldwork.has_passed(fields_of(rest), self._plan.identity.name):
             raise Failed(508, "the request has come through this proxy before")
         return await tunnel.connect(self._client, self._record, self._route, target)
+
+
+def wants_upgrade(request: Request) -> bool:
+    """Tell whether a request can become another protocol (RFC 9110 7.8).
+
+    One with a body is not understood so: where it ends, the other one would begin.
+    """
+    return (
+        request.length == 0
+        and request.minor == 1
+        and bool(request.values(b"upgrade"))
+        and b"upgrade" in request.options(b"connection")
+    )
 
 
 def own_of(writer: Writer) -> tuple[str, int] | None:

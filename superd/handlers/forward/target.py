@@ -19,10 +19,11 @@ HTTP_PORT: Final = 80
 _SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
 _MOST_NAME: Final = 253
 _USUAL: Final = re.compile(
-    rb"http://([a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,3})(?::([1-9][0-9]{0,3}))?"
+    rb"http://([a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){0,3})(?::([1-9][0-9]{0,4}))?"
     rb"(/[^#]*)"
 )
 """A target with nothing to say against it, and nothing to spell in another way."""
+_MOST_PORT: Final = 65535
 _MOST_LABEL: Final = 63
 """Bytes of a name and of each of its labels (RFC 1035 2.3.4)."""
 
@@ -57,9 +58,8 @@ class Target(NamedTuple):
 def parse_absolute(target: bytes, method: bytes) -> Target:
     """Read a target in absolute form (RFC 9112 3.2.2). Raises Refused."""
     usual = _USUAL.fullmatch(target)
-    if usual:
-        host, port, path = usual.groups()
-        return Target(host.decode("ascii"), int(port or b"80"), path)
+    if usual and (port := int(usual[2] or b"80")) <= _MOST_PORT:
+        return Target(usual[1].decode("ascii"), port, usual[3])
     if target.startswith(b"/") or target == b"*":
         raise Refused(400, "this is a proxy: the target has to be an absolute URL")
     scheme, separator, rest = target.partition(b"://")
@@ -72,8 +72,8 @@ def parse_absolute(target: bytes, method: bytes) -> Target:
     if b"#" in rest:
         raise Refused(400, "a fragment has no place in a request")
     cut = min((rest + b"/").index(b"/"), (rest + b"?").index(b"?"))
-    host, port = _read_authority(rest[:cut])
-    return Target(host, HTTP_PORT if port is None else port, _path(rest[cut:], method))
+    host, told = _read_authority(rest[:cut])
+    return Target(host, HTTP_PORT if told is None else told, _path(rest[cut:], method))
 
 
 def _path(rest: bytes, method: bytes) -> bytes:
