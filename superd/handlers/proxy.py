@@ -26,7 +26,8 @@ OPTIONS: dict[str, dict[str, object]] = {
     "name": {
         "type": "str",
         "default": "",
-        "help": "what the proxy calls itself in Via; else superd. Each of a chain its own",
+        "help": "what the proxy calls itself in Via, which no other one of a chain may be "
+        "called; else superd- and a number of its own",
     },
     "allow": {
         "type": "list",

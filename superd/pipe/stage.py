@@ -129,6 +129,8 @@ class Stage:
         source = self._up.fileno() if self._up is not None else _STDIN
         target = self._down.fileno() if self._down is not None else _STDOUT
         comes, goes = self._up is not None, self._down is not None
+        program.widen(source)
+        program.widen(target)
         self._into = self._out_of = self._flow(
             source, target, None, comes=comes, goes=goes
         )

@@ -205,22 +205,27 @@ class Asking:
             return reply
 
     async def _final(self, interim: Callable[[Reply], Awaitable[None]] | None) -> Reply:
+        since = monotonic()
         for _ in range(_INTERIM):
-            reply = await self._head()
+            reply = await self._head(since)
             if reply.status >= 200 or reply.status == 101:  # noqa: PLR2004
                 return reply
             if interim:
                 await interim(reply)
         raise BadReply("interim answers without end")
 
-    async def _head(self) -> Reply:
-        """Wait for a head as long as the host may take, or its peer's body moves."""
+    async def _head(self, since: float) -> Reply:
+        """Wait for a head as long as the host may take, or its peer's body moves.
+
+        The time runs from `since` on: interim answers do not begin it anew.
+        """
         upload, upstream = self._upload, self.upstream
         patience = self._route.plan.timeouts.reply
-        since = monotonic()
         while True:
             try:
-                return await upstream.next_head(monotonic() + min(_LOOK, patience))
+                return await upstream.next_head(
+                    min(monotonic() + _LOOK, since + patience)
+                )
             except Late:
                 if upload and not upload.task.done():
                     since = max(since, upload.moved)

@@ -6,7 +6,9 @@ connection; what is wrong with the options is said when it is made, not by an an
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 from base64 import b64encode
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -91,7 +93,7 @@ def plan_of(options: Options, counters: Counters) -> Plan:
     networks = options["networks"]
     return Plan(
         identity=Identity(
-            _name(options["name"]).encode("ascii"),
+            _name(options).encode("ascii"),
             Trace(options["forwarded"]),
             frozenset(_hidden(options["hide"])),
         ),
@@ -115,14 +117,29 @@ def plan_of(options: Options, counters: Counters) -> Plan:
     )
 
 
-def _name(text: str) -> str:
+def _name(options: Options) -> str:
+    text: str = options["name"]
     if not text:
-        return NAME
+        return f"{NAME}-{_mark_of(options):08x}"
     if not _NAME.fullmatch(text):
         raise SetupError(
             f"option --name: {text!r} is not letters, digits, dots, dashes"
         )
     return text
+
+
+def _mark_of(options: Options) -> int:
+    """Return a number of this proxy: the same for all its processes, no other one's.
+
+    A request that has come through a proxy of the same name is taken for a loop.
+    """
+    try:
+        with open("/etc/machine-id", "rb") as file:
+            machine = file.read(64)
+    except OSError:
+        machine = b""
+    where = f"{os.uname().nodename} {sorted(options.items())!r}"
+    return zlib.crc32(machine + where.encode("utf-8", "backslashreplace"))
 
 
 def _hidden(names: Iterable[str]) -> Iterable[bytes]:

@@ -70,9 +70,9 @@ class Visit:
         """Return what the host is asked: as the peer does, or whether it still holds."""
         fields = self._fields
         if found is not None:
+            # Even where there are none: the 304 to one of the peer says nothing of this.
             asked = validation.conditions(found.facts)
-            if asked:
-                fields = [*fieldwork.without(fields, validation.REPLACED), *asked]
+            fields = [*fieldwork.without(fields, validation.REPLACED), *asked]
         return self._passing.question._replace(lines=fieldwork.lines_of(fields))
 
     async def _ask(self, question: Question) -> tuple[Asking, Reply]:

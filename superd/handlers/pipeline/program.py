@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG: Final = 1
 _F_SETPIPE_SZ: Final = 1031
+_F_GETPIPE_SZ: Final = 1032
 _ROOM: Final = 1 << 20
 """Bytes a pipe holds: what an ordinary user may have (pipe-max-size)."""
 _DEFAULTS: Final = (
@@ -179,6 +180,16 @@ def pipe_to_read() -> tuple[int, int]:
 
 def _pipe() -> tuple[int, int]:
     read, write = os.pipe2(os.O_CLOEXEC)
-    with suppress(PermissionError):  # a user's pipes hold 64 MiB together
-        fcntl.fcntl(write, _F_SETPIPE_SZ, _ROOM)
+    widen(write)
     return read, write
+
+
+def widen(fd: int) -> None:
+    """Let a pipe hold 1 MiB; what is no pipe stays as it is.
+
+    A shell's holds 64 KiB: so much is moved in one turn at most.
+    """
+    # EPERM: a user's pipes hold 64 MiB together. EBADF, EBUSY: no pipe, or more in it.
+    with suppress(OSError):
+        if fcntl.fcntl(fd, _F_GETPIPE_SZ) < _ROOM:
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, _ROOM)

@@ -128,7 +128,9 @@ def _path(text: str, option: str) -> str:
     except UnicodeEncodeError:
         raise SetupError(f"option {option}: {text}: that is no path") from None
     if "\0" in path or size > _PATH_MAX:
-        raise SetupError(f"option {option}: {text}: a path has {_PATH_MAX} bytes at most")
+        raise SetupError(
+            f"option {option}: {text}: a path has {_PATH_MAX} bytes at most"
+        )
     return path
 
 

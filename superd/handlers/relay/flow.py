@@ -7,8 +7,9 @@ back.
 The first MiB is read and written, which is best for what is short; then the kernel moves
 pages from socket to socket by way of a pipe, splice(2). Measured over loopback with a core
 for each side: 1.4 times the bytes a second and 0.65 of the CPU time of reading and writing
-256 KiB at once, 1.7 and 0.5 of 64 KiB. A connection that says little has no pipe: those are
-counted against the user's pipe-user-pages-soft, pipe(7).
+256 KiB at once, 1.7 and 0.5 of 64 KiB. A pipe is needed while there is something in it, so
+that many flows share a few: they are counted against the user's pipe-user-pages-soft,
+pipe(7), and against our descriptors.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ _PIPE_BUF: Final = 4096
 SPLICE_AFTER: Final = 1 << 20
 """Bytes of one direction after which it is worth a pipe."""
 PIPE_SIZE: Final = 1 << 18
+SPARE: Final = 4
+"""Pipes that are kept for the next flow: one is enough unless a sink takes nothing."""
 _PIPE_LEAST: Final = 1 << 16
 """A user with many pipes gets small ones: then reading and writing is better."""
 _MOVE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _MOMENT: Final = struct.pack("@ll", 0, 1000)
-"""A ms, which is the least: splice(2) to a blocking socket has no flag for not waiting."""
+"""A ms, which is the least."""
 
 ERRNO_GONE: Final = stdio.ERRNO_PEER_GONE | {errno.ENOTCONN, errno.ENETRESET}
 
@@ -46,7 +49,7 @@ ERRNO_GONE: Final = stdio.ERRNO_PEER_GONE | {errno.ENOTCONN, errno.ENETRESET}
 class End:
     """A descriptor to read or to write, and whose it is."""
 
-    __slots__ = ("fd", "gone", "is_inet", "is_stream", "sock")
+    __slots__ = ("_is_prompt", "fd", "gone", "is_inet", "is_stream", "sock")
 
     def __init__(self, fd: int, gone: str) -> None:
         self.fd = fd
@@ -58,6 +61,7 @@ class End:
         sock = self.sock
         self.is_stream = sock is not None and sock.type == socket.SOCK_STREAM
         self.is_inet = sock is not None and sock.family != socket.AF_UNIX
+        self._is_prompt = False
 
     def blame(self, error: OSError) -> Exception:
         """Say what a failed call means."""
@@ -75,6 +79,14 @@ class End:
             return 0
         except OSError as error:
             raise self.blame(error) from None
+
+    def be_prompt(self) -> None:
+        """Let no splice(2) wait for room: it has no flag for that, as send(2) has."""
+        if self._is_prompt or self.sock is None:
+            return
+        self._is_prompt = True
+        if os.get_blocking(self.fd):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _MOMENT)
 
     def shut(self) -> None:
         """Pass on the end of what the other side says; it may still be answered."""
@@ -104,6 +116,60 @@ class End:
             self.sock.detach()
 
 
+class Pipes:
+    """Pipes to splice through, each lent to a flow while there is something in it."""
+
+    __slots__ = ("_most", "_room", "_spare")
+
+    def __init__(self, most: int) -> None:
+        """Lend so many at once."""
+        self._most = self._room = most
+        self._spare: list[tuple[int, int]] = []
+
+    def take(self) -> tuple[int, int] | None:
+        """Return an empty one; None where there is none to be had."""
+        if self._spare:
+            return self._spare.pop()
+        if not self._room:
+            return None
+        try:
+            pipe = _make_pipe()
+        except OSError:  # EMFILE, ENFILE
+            pipe = None
+        # What is lacking now will be lacking a moment later.
+        self._room = self._room - 1 if pipe else 0
+        return pipe
+
+    def give_back(self, pipe: tuple[int, int], *, empty: bool = True) -> None:
+        """Keep it for the next one, or close it with what is in it."""
+        if empty and len(self._spare) < SPARE:
+            self._spare.append(pipe)
+        else:
+            self._drop(pipe)
+
+    def close(self) -> None:
+        """Close those that nobody has."""
+        while self._spare:
+            self._drop(self._spare.pop())
+        self._room = self._most
+
+    def _drop(self, pipe: tuple[int, int]) -> None:
+        os.close(pipe[0])
+        os.close(pipe[1])
+        self._room += 1
+
+
+def _make_pipe() -> tuple[int, int] | None:
+    pipe = os.pipe()
+    with suppress(PermissionError):  # the user has enough of them
+        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    if fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ) >= _PIPE_LEAST:
+        return pipe
+    os.close(pipe[0])
+    os.close(pipe[1])
+    return None
+
+
 class Flow:
     """One direction, from an end that is read to one that is written."""
 
@@ -111,6 +177,7 @@ class Flow:
         "_data",
         "_pipe",
         "_piped",
+        "_pipes",
         "_splices",
         "count",
         "done",
@@ -120,7 +187,7 @@ class Flow:
         "source",
     )
 
-    def __init__(self, source: End, sink: End) -> None:
+    def __init__(self, source: End, sink: End, pipes: Pipes) -> None:
         self.source = source
         self.sink = sink
         self.count = 0
@@ -134,6 +201,7 @@ class Flow:
         self._data = memoryview(b"")
         self._pipe: tuple[int, int] | None = None
         self._piped = 0
+        self._pipes = pipes
         self._splices = source.is_stream and sink.is_stream
 
     @property
@@ -162,28 +230,40 @@ class Flow:
             self.sink.shut()
 
     def close(self) -> None:
-        """Close the pipe."""
-        if self._pipe is not None:
-            os.close(self._pipe[0])
-            os.close(self._pipe[1])
-            self._pipe = None
+        """Drop what is held."""
+        self._data = memoryview(b"")
+        self._piped = 0
+        self._let_go(empty=False)
 
     def _read(self) -> None:
-        if self._splices and self._pipe is None and self.count >= SPLICE_AFTER:
-            self._make_pipe()
         try:
-            if self._pipe is not None:
-                size = os.splice(self.source.fd, self._pipe[1], PIPE_SIZE, flags=_MOVE)
-                self._piped = size
-            else:
-                data = os.read(self.source.fd, stdio.CHUNK)
-                self._data = memoryview(data)
-                size = len(data)
+            if self._splices and self.count >= SPLICE_AFTER and self._has_pipe():
+                self._splice_in()
+                return
+            data = os.read(self.source.fd, stdio.CHUNK)
         except BlockingIOError:
             return
         except OSError as error:
             raise self.source.blame(error) from None
-        self.ended = not size
+        self._data = memoryview(data)
+        self.ended = not data
+
+    def _has_pipe(self) -> bool:
+        self._pipe = self._pipes.take()
+        if self._pipe is None:
+            return False
+        self.sink.be_prompt()
+        return True
+
+    def _splice_in(self) -> None:
+        assert self._pipe is not None
+        try:
+            into = self._pipe[1]
+            self._piped = os.splice(self.source.fd, into, PIPE_SIZE, flags=_MOVE)
+            self.ended = not self._piped
+        finally:
+            if not self._piped:
+                self._let_go()
 
     def _splice_out(self) -> None:
         assert self._pipe is not None
@@ -195,25 +275,16 @@ class Flow:
             raise self.sink.blame(error) from None
         self.count += sent
         self._piped -= sent
+        if not self._piped:
+            self._let_go()
 
-    def _make_pipe(self) -> None:
-        try:
-            self._pipe = os.pipe()
-            with suppress(PermissionError):  # the user has enough of them
-                fcntl.fcntl(self._pipe[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-            size = fcntl.fcntl(self._pipe[1], fcntl.F_GETPIPE_SZ)
-            if size >= _PIPE_LEAST and self.sink.sock is not None:
-                self.sink.sock.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_SNDTIMEO, _MOMENT
-                )
-                return
-        except OSError:
-            pass  # EMFILE: it goes on as it began
-        self.close()
-        self._splices = False
+    def _let_go(self, *, empty: bool = True) -> None:
+        if self._pipe is not None:
+            self._pipes.give_back(self._pipe, empty=empty)
+            self._pipe = None
 
 
-def flows(peer_in: End, peer_out: End, backend: End) -> tuple[Flow, Flow]:
+def flows(peer_in: End, peer_out: End, backend: End, pipes: Pipes) -> tuple[Flow, Flow]:
     """Make both directions: up to the backend, down to the peer."""
     assert (peer_in.gone, backend.gone) == (PEER_RESET, BACKEND_RESET)
-    return Flow(peer_in, backend), Flow(backend, peer_out)
+    return Flow(peer_in, backend, pipes), Flow(backend, peer_out, pipes)

@@ -1,8 +1,7 @@
-"""Relay in an event loop: the peer's streams on one side, a socket on the other.
+"""Relay in an event loop: find a backend, connect, and let both_ways.py do the rest.
 
-The rule of the file: the same ends as copying.py gives, and nobody is held up: names are
-looked up by a few threads, and a direction that never has to wait lets the others in, which
-the peer's reader and writer see to. Only serve() loads this.
+The rule of the file: nobody is held up. Names are looked up by a few threads, and what
+waits is a task. Only serve() loads this.
 """
 
 from __future__ import annotations
@@ -12,24 +11,17 @@ import errno
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from select import POLLOUT
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from superd.handlers import exits, stdio
 from superd.handlers.relay import lookup, opening, proxy_protocol, resetting
 from superd.handlers.relay.backends import Search
+from superd.handlers.relay.both_ways import both_ways
 from superd.handlers.relay.plan import plan_of
-from superd.handlers.relay.story import (
-    BACKEND_RESET,
-    CLOSED,
-    IDLE,
-    PEER_RESET,
-    PEER_STALLED,
-    STOPPED,
-    Reset,
-    Story,
-    peer_of,
-)
+from superd.handlers.relay.story import STOPPED, Story, peer_of
+from superd.handlers.relay.watching import ready
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +29,8 @@ if TYPE_CHECKING:
     from superd.handlers.options import Options
     from superd.handlers.relay.addresses import Backend, Target
     from superd.handlers.relay.plan import Plan
-    from superd.handlers.streams import Reader, Writer
+    from superd.streams.reader import Reader
+    from superd.streams.writer import Writer
 
 LOOKUPS: Final = 8
 """Names that are looked up at once; the others wait, each up to its own deadline."""
@@ -52,13 +45,13 @@ async def redirect(reader: Reader, writer: Writer, options: Options) -> int:
     try:
         if not options["to"]:
             await _let_go(reader)
-        return await _redirect(reader, writer, plan_of(options))
+        return await _redirect(writer, plan_of(options))
     except (Exception, asyncio.CancelledError):
         _reset_peer(writer)
         raise
 
 
-async def _redirect(reader: Reader, writer: Writer, plan: Plan) -> int:
+async def _redirect(writer: Writer, plan: Plan) -> int:
     began = monotonic()
     environment = writer.get_extra_info("environment", {})
     names = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
@@ -74,124 +67,19 @@ async def _redirect(reader: Reader, writer: Writer, plan: Plan) -> int:
     backend, sock = opened
     story = Story(name, backend.text, began, told=plan.log)
     with sock:
-        return await _Relay(reader, writer, sock, story, plan).run()
-
-
-class _Relay:
-    """Both directions of one connection."""
-
-    def __init__(
-        self,
-        reader: Reader,
-        writer: Writer,
-        sock: socket.socket,
-        story: Story,
-        plan: Plan,
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._sock = sock
-        self._story = story
-        self._plan = plan
-        self._loop = asyncio.get_running_loop()
-        self._moved = monotonic()
-        self._stalls = self._half = self._answered = self._cut = False
-
-    async def run(self) -> int:
-        """Relay up to the end; returns the exit code."""
-        up = self._loop.create_task(self._up())
-        down = self._loop.create_task(self._down())
         try:
-            how = await self._end_of({up, down})
-            if how == CLOSED:
-                resetting.disarm(self._sock)
-            elif how != PEER_RESET:
-                if how == BACKEND_RESET:
-                    await asyncio.wait({down}, timeout=resetting.LAST)
-                if how != PEER_STALLED:
-                    await self._deliver()
-                _reset_peer(self._writer)
-        except asyncio.CancelledError:
-            self._story.end(STOPPED)
-            raise
-        finally:
-            await _cancel(up, down)
-        return self._story.end(how, answered=self._answered)
-
-    async def _end_of(self, tasks: set[asyncio.Task[None]]) -> str:
-        """Wait for both, or for the end of one that ends all; returns how."""
-        pending = tasks
-        while pending:
-            patience = self._plan.half_closed if self._half else self._plan.idle
-            left = self._moved + patience - monotonic()
-            if left <= 0:
-                return PEER_STALLED if self._stalls else IDLE
-            # One timer for both, and not one for each read.
-            done, pending = await asyncio.wait(
-                pending, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            await writer.flush(plan.idle)
+            how = await both_ways(
+                writer.get_extra_info("socket"),
+                sock,
+                story,
+                plan.idle,
+                plan.half_closed,
             )
-            for task in done:
-                error = task.exception()
-                if isinstance(error, Reset):
-                    return str(error)
-                if error is not None:
-                    raise error
-        return CLOSED
-
-    async def _up(self) -> None:
-        loop, sock, reader = self._loop, self._sock, self._reader
-        while True:
-            try:
-                data = await reader.read(stdio.CHUNK)
-            except OSError:
-                raise Reset(PEER_RESET) from None
-            if not data:
-                break
-            self._moved = monotonic()
-            try:
-                await loop.sock_sendall(sock, data)
-            except OSError:
-                self._cut = True
-                raise Reset(BACKEND_RESET) from None
-            self._moved = monotonic()
-            self._story.up += len(data)
-        self._half = True
-        try:
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._cut = True
-            raise Reset(BACKEND_RESET) from None
-
-    async def _down(self) -> None:
-        loop, sock, writer = self._loop, self._sock, self._writer
-        while True:
-            try:
-                data = await loop.sock_recv(sock, stdio.CHUNK)
-            except OSError:
-                raise Reset(BACKEND_RESET) from None
-            if not data:
-                break
-            self._moved = monotonic()
-            writer.write(data)
-            self._stalls = True
-            try:
-                await writer.drain()
-            except OSError:
-                raise Reset(PEER_RESET) from None
-            self._stalls = False
-            self._moved = monotonic()
-            self._story.down += len(data)
-        if self._cut:
-            return  # the error was told to the write, and to us it looks like an end
-        self._half = self._answered = True
-        writer.write_eof()
-
-    async def _deliver(self) -> None:
-        """Give the peer what the backend had said: what is unsent dies with a reset."""
-        sock = self._writer.get_extra_info("socket")
-        deadline = monotonic() + resetting.LAST
-        while _has_unsent(sock) and monotonic() < deadline:  # noqa: ASYNC110  no event
-            await asyncio.sleep(resetting.LOOK)
+        except asyncio.CancelledError:
+            story.end(STOPPED)
+            raise
+    return story.end(how)
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> list[Any]:
@@ -205,10 +93,6 @@ def _reset_peer(writer: Writer) -> None:
     sock = writer.get_extra_info("socket")
     if sock.family != socket.AF_UNIX and sock.fileno() >= 0:
         resetting.reset(sock.fileno())
-
-
-def _has_unsent(sock: socket.socket) -> bool:
-    return sock.family != socket.AF_UNIX and resetting.unsent(sock.fileno()) > 0
 
 
 async def _let_go(reader: Reader) -> None:
@@ -278,7 +162,6 @@ async def race(targets: Sequence[Target]) -> socket.socket:
 
 async def _connect(target: Target) -> socket.socket:
     """Connect to one address; the socket is closed if that fails."""
-    loop = asyncio.get_running_loop()
     while True:
         sock, code = opening.begin(target)
         try:
@@ -287,7 +170,7 @@ async def _connect(target: Target) -> socket.socket:
                 await asyncio.sleep(opening.FULL_AGAIN)
                 continue
             if code == errno.EINPROGRESS:
-                code = await _outcome(loop, sock)
+                code = await _outcome(sock)
             opening.raise_errno(code)
             return opening.settle(sock)
         except BaseException:
@@ -295,20 +178,12 @@ async def _connect(target: Target) -> socket.socket:
             raise
 
 
-async def _outcome(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> int:
+async def _outcome(sock: socket.socket) -> int:
     """Wait until a connect(2) is decided; returns its errno."""
-    decided = loop.create_future()
-    loop.add_writer(sock.fileno(), _decide, decided)
-    try:
-        await decided
-    finally:
-        loop.remove_writer(sock.fileno())
+    # On this machine it is, as soon as connect(2) is back.
+    if not stdio.wait(sock.fileno(), POLLOUT, 0.0):
+        await ready(sock.fileno(), POLLOUT)
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-
-def _decide(decided: asyncio.Future[None]) -> None:
-    if not decided.done():
-        decided.set_result(None)
 
 
 async def _targets_of(backend: Backend) -> list[Target]:

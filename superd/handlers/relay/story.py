@@ -36,18 +36,27 @@ class Reset(Exception):  # noqa: N818  what happened, and to whom
     """One side has reset its connection; the text is how that ends ours."""
 
 
-class Story:
+class Tally:
+    """What has moved between two sides."""
+
+    def __init__(self) -> None:
+        self.up = self.down = 0
+        """Bytes to the backend and to the peer, as far as their kernels have them."""
+        self.answered = False
+        """The backend has said its end, and the peer was told."""
+
+
+class Story(Tally):
     """The connection between a peer and a backend, so far."""
 
     def __init__(self, peer: str, backend: str, began: float, *, told: bool) -> None:
-        self.up = self.down = 0
-        """Bytes to the backend and to the peer, as far as their kernels have them."""
+        super().__init__()
         self._head = f"redirect: peer={peer or '-'} backend={backend}"
         self._began = began
         self._told = told
 
-    def end(self, how: str, *, answered: bool = False) -> int:
-        """Tell it, and return the exit code; `answered`: the backend had said its end."""
+    def end(self, how: str) -> int:
+        """Tell it, and return the exit code."""
         if self._told:
             seconds = monotonic() - self._began
             stdio.log(
@@ -55,7 +64,7 @@ class Story:
                 f" seconds={seconds:.3f} end={how}"
             )
         # What it would not hear after its own end is the peer's trouble, no failure.
-        return exits.OK if answered and how == BACKEND_RESET else EXITS[how]
+        return exits.OK if self.answered and how == BACKEND_RESET else EXITS[how]
 
 
 def peer_of(environment: Mapping[str, str], name: Any) -> str:
