@@ -90,7 +90,10 @@ class Identity(NamedTuple):
 
 def values(fields: Iterable[Field], name: bytes) -> list[bytes]:
     """Return every value of a field; `name` is in lower case."""
-    return [value for key, value in fields if key.lower() == name]
+    size = len(name)
+    return [
+        value for key, value in fields if len(key) == size and key.lower() == name
+    ]
 
 
 def has(fields: Iterable[Field], name: bytes) -> bool:
