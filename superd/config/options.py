@@ -70,12 +70,18 @@ class _Settler:
         settled = {name: self._default(row) for name, row in rows.items()}
         for name, value in options.items():
             here = (*path, name)
-            if value is None or self._document.is_spoiled(here):
+            if self._document.is_spoiled(here):
                 continue
             if name not in rows:
-                self._unknown(name, rows, here)
+                if value is not None:
+                    self._unknown(name, rows, here)
                 continue
             row = rows[name]
+            if value is None:
+                if row["type"] == "table":
+                    text = "it has no value: the same as if it were not there"
+                    self._problems.warn(self._document.value_place(here), here, text)
+                continue
             flag = before + name.replace("_", "-")
             try:
                 if row["type"] == "table":

@@ -152,7 +152,7 @@ def test_a_name_that_leads_here_is_refused_after_the_look_up(run, listener):
     with asking(Names()._resolve) as names:
         said = run(failure("localhost", port_of(listener), Guard(), names=names))
         assert said[0] == 403
-        assert "localhost: " in said[2]
+        assert said[2] == "localhost is not connected to: a private address"
         run(
             reach("localhost", port_of(listener), ANYWHERE, soon(), names=names)
         ).close()
@@ -179,8 +179,8 @@ def test_what_was_checked_is_connected_to_and_another_answer_is_checked_again(
         assert asked == [("a.example", 80)]
         status, error, problem = run(failure("a.example", 80, guard, names=names))
         assert (status, error) == (403, "destination_ip_prohibited")
-        where = f"a.example: 127.0.0.2:{port_of(forbidden)}"
-        assert problem == f"{where} is not connected to: a private address"
+        # Which address it has is for the log alone.
+        assert problem == "a.example is not connected to: a private address"
         assert len(asked) == 2
         assert accepted(forbidden) == 0
         # With the guard away the connection is made: it was the guard that refused.

@@ -21,6 +21,7 @@ VERSION: Final = b"superd cache 1\n"
 _NAME: Final = "version"
 _IGNORED: Final = frozenset({"lost+found", f"{_NAME}.new"})
 """Of a file system mounted here; of another process that begins at the same time."""
+_OWN: Final = frozenset({_NAME, "ledger", "claims"})
 DIGITS: Final = "0123456789abcdef"
 ROOMS: Final = tuple(a + b for a in DIGITS for b in DIGITS)
 """The folders in it, by the first digits of a key's hash."""
@@ -98,7 +99,8 @@ def _is_new(path: str) -> bool:
             os.path.join(path, _NAME), os.O_RDONLY | os.O_NONBLOCK | locks.FLAGS
         )
     except FileNotFoundError:
-        others = set(os.listdir(path)) - _IGNORED - {_NAME, "ledger"}
+        # Also what is left where somebody has emptied the folder of one that runs.
+        others = set(os.listdir(path)) - _IGNORED - _OWN
         if others:
             raise SetupError(
                 f"cache {path}: ENOTEMPTY: holds {min(others)!r}, which no cache of "

@@ -49,6 +49,8 @@ _OF_THE_BYTES: Final = frozenset(
 )
 """What a 304 says of these is of a body that it does not have (3.2). ETag: that of a
 compressed body is weak, and nginx sends the strong one of the file with its 304s."""
+_OF_THE_ASKER: Final = frozenset({b"set-cookie"})
+"""Meant for the peer whose request has validated the answer, and not for the next."""
 _OF_THE_MESSAGE: Final = frozenset({b"age", b"date"})
 """Fields of one message: those of the old one say nothing of the new one."""
 
@@ -102,7 +104,9 @@ def freshened(
     """
     if not _is_about(stored, reply_fields, head=head):
         return None
-    new = without(dated(end_to_end(reply_fields), received), _OF_THE_BYTES)
+    new = without(
+        dated(end_to_end(reply_fields), received), _OF_THE_BYTES | _OF_THE_ASKER
+    )
     replaced = {name.lower() for name, _ in new} | _OF_THE_MESSAGE
     fields = kept([*without(stored.fields, replaced), *new])
     return stored._replace(

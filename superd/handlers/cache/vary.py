@@ -33,13 +33,17 @@ _ANY_CASE: Final = frozenset(
 )
 _AS_IT_IS: Final = frozenset({b"authorization", b"cookie", b"user-agent"})
 """No lists: a comma in them is a letter."""
+_MOST: Final = 16
+"""Names in one Vary: each is looked for in every request, for every variant. A head has
+room for ten thousand, and those would hold up a loop for seconds."""
 _REMEMBERED: Final = 256
 """Bytes of a value up to which it is worth remembering how it is spelt."""
 
 
 def is_unselectable(reply_fields: Sequence[Field]) -> bool:
-    """Tell whether no request is ever like the one before: Vary has a `*`."""
-    return b"*" in members(reply_fields, b"vary")
+    """Tell whether no request is ever like the one before: Vary has a `*`, or too much."""
+    names = members(reply_fields, b"vary")
+    return b"*" in names or len(names) > _MOST
 
 
 def selecting(reply_fields: Sequence[Field], request_fields: Sequence[Field]) -> Fields:
@@ -50,9 +54,9 @@ def selecting(reply_fields: Sequence[Field], request_fields: Sequence[Field]) ->
 
 def selection_of(stored: Stored) -> Selection | None:
     """Return what a request must have to be given this answer; None: no request has it."""
-    names = members(stored.fields, b"vary")
-    if b"*" in names:
+    if is_unselectable(stored.fields):
         return None
+    names = members(stored.fields, b"vary")
     return tuple(
         (name, normalised(stored.request, name)) for name in dict.fromkeys(names)
     )

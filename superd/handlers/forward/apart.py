@@ -15,14 +15,26 @@ if TYPE_CHECKING:
 
 THREADS: Final = 4
 """Hashes of passwords take all of a processor each."""
+BUSY: Final = 32
+"""Pieces of work that wait or run, beyond which a peer's is better refused: the peer has
+gone before its turn comes, and its connection is one that others do not get."""
 _pools: list[ThreadPoolExecutor] = []
+_begun: set[asyncio.Future[Any]] = set()
 
 
 def begin(work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
     """Have it done; the result is to be waited for."""
     if not _pools:
         _pools.append(ThreadPoolExecutor(THREADS, "proxy"))
-    return asyncio.get_running_loop().run_in_executor(_pools[0], work, *args)
+    future = asyncio.get_running_loop().run_in_executor(_pools[0], work, *args)
+    _begun.add(future)
+    future.add_done_callback(_begun.discard)
+    return future
+
+
+def is_busy() -> bool:
+    """Tell whether what is begun now would wait for long."""
+    return len(_begun) >= BUSY
 
 
 def rest() -> None:

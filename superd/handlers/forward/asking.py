@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from superd.handlers.forward.plan import Parent, Plan
     from superd.handlers.forward.target import Target
     from superd.handlers.forward.upload import Upload
-    from superd.handlers.forward.upstream import Upstreams
+    from superd.handlers.forward.upstream import Key, Upstreams
 
 IDEMPOTENT: Final = frozenset(
     {b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"}
@@ -103,16 +103,25 @@ class Route(NamedTuple):
         deadline = monotonic() + plan.timeouts.connect
         try:
             if parent:
-                reach.check_literal(target.host, target.port, plan.guard)
-                key = parent.host, parent.port
-                sock = await reach.reach(*key, reach.ANYWHERE, deadline)
+                where = parent.host, parent.port
+                sock = await reach.reach(*where, reach.ANYWHERE, deadline)
             else:
-                key = target.host, target.port
-                sock = await reach.reach(*key, plan.guard, deadline, own=self.own())
+                where = target.host, target.port
+                sock = await reach.reach(*where, plan.guard, deadline, own=self.own())
         except reach.Unreachable as error:
-            raise Failed(error.status, error.problem, error.error) from None
+            raise _failed(error) from None
         plan.counters.add_connect(reused=False)
-        return Upstream(sock, key, plan.bounds.head)
+        return Upstream(sock, key_of(target, parent), plan.bounds.head)
+
+    def check_literal(self, target: Target) -> None:
+        """Raise Failed for an address that the parent must not be asked for.
+
+        For each request: a connection to the parent says nothing of where it leads.
+        """
+        try:
+            reach.check_literal(target.host, target.port, self.plan.guard)
+        except reach.Unreachable as error:
+            raise _failed(error) from None
 
 
 class Asking:
@@ -152,11 +161,9 @@ class Asking:
         """Return the head of the answer. Raises Failed, and what the peer's body does."""
         question, route = self._question, self._route
         parent = route.parent_of(question.target)
-        key = (
-            (parent.host, parent.port)
-            if parent
-            else (question.target.host, question.target.port)
-        )
+        if parent:
+            route.check_literal(question.target)
+        key = key_of(question.target, parent)
         kept = question.method in IDEMPOTENT and not upload
         head = question.head(parent, self._extra)
         timeouts = route.plan.timeouts
@@ -246,6 +253,7 @@ class Asking:
                     return payload
                 data = await self.upstream.read(monotonic() + patience)
                 if not data:
+                    self._check_upload()
                     body.end()
                     return b""
         except Truncated:
@@ -256,6 +264,15 @@ class Asking:
             raise Cut(f"the connection to the host failed: {error}") from None
         except Late:
             raise Cut("the host was silent in the middle of its answer") from None
+
+    def _check_upload(self) -> None:
+        """Raise Cut where it is the peer's body that has ended the connection.
+
+        An answer that ends with its connection would be taken for whole.
+        """
+        task = self._upload.task if self._upload else None
+        if task and task.done() and not task.cancelled() and task.exception():
+            raise Cut("the body of the request had no good end")
 
     async def end(self, reply: Reply) -> bool:
         """Keep the connection for the next request, or close it.
@@ -306,6 +323,20 @@ def _with_one_length(reply: Reply) -> Reply:
         return reply
     fields = without(reply.fields, _LENGTH)
     return reply._replace(fields=[*fields, (b"Content-Length", b"%d" % length)])
+
+
+def key_of(target: Target, parent: Parent | None) -> Key:
+    """Name where a connection leads.
+
+    One to the parent was never judged as that to a host is, and does not stand for one.
+    """
+    if parent is None:
+        return target.host, target.port
+    return f"proxy {parent.host}", parent.port
+
+
+def _failed(error: reach.Unreachable) -> Failed:
+    return Failed(error.status, error.problem, error.error, error.detail)
 
 
 def is_lasting(reply: Reply) -> bool:

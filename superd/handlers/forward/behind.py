@@ -6,9 +6,10 @@ stale, and be told what is wrong.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from superd.handlers.cache import policy, validation
 from superd.handlers.forward import fields as fieldwork
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from superd.handlers.forward.fields import Field
     from superd.handlers.forward.passing import Passing
     from superd.handlers.forward.stored import Found
+
+_LONGEST: Final = 300.0
+"""Seconds for all of it: no peer is there whose leaving would end it."""
 
 
 class Behind:
@@ -44,7 +48,8 @@ class Behind:
         """Ask, and keep what is answered; what fails leaves all as it is."""
         try:
             with suppress(Failed, Cut, OSError):
-                await self._run()
+                async with asyncio.timeout(_LONGEST):
+                    await self._run()
         finally:
             claim.release()
 
@@ -84,6 +89,10 @@ class Behind:
             try:
                 while data := await asking.read():
                     draft.write(data)
+                    if not draft.alive:
+                        # What cannot be kept is read for nobody.
+                        await asking.abandon()
+                        return
             except BaseException:
                 await asking.abandon()
                 raise

@@ -11,6 +11,7 @@ import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from superd.handlers import stdio
 from superd.handlers.cache import policy, verdict
 from superd.handlers.cache import record as records
 from superd.handlers.cache.claims import Claims
@@ -19,7 +20,7 @@ from superd.handlers.cache.verdict import Verdict
 from superd.handlers.forward import apart, stored
 from superd.handlers.forward.asking import Asking
 from superd.handlers.forward.behind import Behind
-from superd.handlers.forward.pages import Failed
+from superd.handlers.forward.pages import NO_ERROR, Failed
 from superd.handlers.forward.stored import Found, status_line
 from superd.handlers.forward.visit import Visit
 
@@ -31,10 +32,17 @@ if TYPE_CHECKING:
     from superd.handlers.forward.passing import Passing
     from superd.handlers.options import Options
 
-_UNSTORABLE: Final = 4096
-"""Keys that are remembered because their answers could not be kept."""
+_SILENCE: Final = 60.0
+"""Seconds."""
+_HARMLESS: Final = frozenset({"", "too large", "dropped"})
+"""Why a draft died, where that says nothing of the folder."""
+_REMEMBERED: Final = 4096
+"""Keys that are remembered because their answers could not be kept, or were changed."""
 _BEHIND: Final = 64
 """Validations that run at the same time with nobody waiting for them."""
+_FAREWELL: Final = 5.0
+"""Seconds that a process stays for these when its peer has gone: a slow host would keep
+all workers of a pool."""
 
 
 def open_desk(cache: Options) -> Desk:
@@ -52,7 +60,11 @@ class Desk:
         self._claims = claims
         self._patience = patience
         self._unstorable: dict[bytes, None] = {}
+        self._invalid: dict[bytes, float] = {}
+        """When keys were invalidated last, by a request of this process."""
         self._behind: set[asyncio.Task[None]] = set()
+        self._silent = 0.0
+        """Until when nothing is said of a folder that takes nothing."""
         self._sweeping: asyncio.Future[Any] | None = None
 
     async def serve(self, passing: Passing, fields: list[Field], *, keep: bool) -> bool:
@@ -68,6 +80,9 @@ class Desk:
             or question.target.path == b"*"
             or stored.has_precondition(request)
         ):
+            if key and verdict.wants_only_cached(fields):
+                problem = "the cache cannot answer it, and is to do so alone"
+                raise Failed(504, problem, NO_ERROR)
             return await self._pass_by(passing, keep=keep)
         now = time.time()
         found = self.find(key, fields)
@@ -78,7 +93,8 @@ class Desk:
             ):
                 return keep
         if verdict.wants_only_cached(fields):
-            raise Failed(504, "it is not in the cache, and is wanted from there only")
+            problem = "it is not in the cache, and is wanted from there only"
+            raise Failed(504, problem, NO_ERROR)
         return await Visit(self, passing, fields, key, keep=keep).run()
 
     async def _pass_by(self, passing: Passing, *, keep: bool) -> bool:
@@ -89,7 +105,7 @@ class Desk:
         for key in policy.invalidated(
             question.method, reply.status, question.target.url, reply.fields
         ):
-            self._store.remove(key)
+            self.invalidate(key)
         return await passing.answer(asking, reply, keep=keep)
 
     async def _hit(
@@ -129,20 +145,47 @@ class Desk:
         chosen = policy.choose([one.facts for one in candidates.values()], fields)
         return None if chosen is None else candidates[id(chosen)]
 
+    def invalidate(self, key: bytes) -> None:
+        """Remove what is stored, and keep nothing that was asked for before now (4.4)."""
+        self._store.remove(key)
+        self._invalid.pop(key, None)
+        while len(self._invalid) >= _REMEMBERED:
+            del self._invalid[next(iter(self._invalid))]
+        self._invalid[key] = time.time()
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest body that is kept."""
+        return self._store.largest
+
+    def _tell(self, why: str) -> None:
+        """Say in the log that nothing can be kept, once a minute."""
+        if monotonic() >= self._silent:
+            self._silent = monotonic() + _SILENCE
+            stdio.log(f"proxy: cache {self._store.folder}: {why}: answers are not kept")
+
     def draft(self, key: bytes) -> Draft:
         """Begin to keep a body."""
         return self._store.begin(key)
 
-    def keep(self, draft: Draft, answer: records.Stored, fields: list[Field]) -> None:
-        """Keep an answer in place of those for requests like this."""
+    def keep(self, draft: Draft, answer: records.Stored, fields: list[Field]) -> bool:
+        """Keep an answer in place of those for requests like this; False if not."""
 
         def is_replaced(variant: Variant) -> bool:
             made = stored.ready(variant)
             return made is None or policy.selects(made.facts, fields)
 
+        key = policy.key_of(b"GET", answer.url)
+        if answer.requested <= self._invalid.get(key, 0.0):
+            return False  # it may be of the state before the change
         meta = records.to_bytes(answer._replace(size=draft.size))
-        draft.keep(meta, is_replaced)
+        kept = draft.keep(meta, is_replaced)
+        if kept is None and draft.why not in _HARMLESS:
+            self._tell(draft.why)
+        if kept is not None:
+            self._unstorable.pop(kept.key, None)
         self._make_room()
+        return kept is not None
 
     def renew(self, found: Found, fresh: records.Stored) -> Found | None:
         """Note what a validation has said; None where the body is gone meanwhile."""
@@ -160,7 +203,7 @@ class Desk:
 
     def note_unstorable(self, key: bytes) -> None:
         """Remember that nobody need wait for another's answer here."""
-        while len(self._unstorable) >= _UNSTORABLE:
+        while len(self._unstorable) >= _REMEMBERED:
             del self._unstorable[next(iter(self._unstorable))]
         self._unstorable[key] = None
 
@@ -199,6 +242,10 @@ class Desk:
             return
         if claim is None:
             return  # somebody does so already
+        again = self.find(found.variant.key, fields)
+        if again is None or again.facts.stored.received != found.facts.stored.received:
+            claim.release()  # somebody has done so since we looked
+            return
         behind = Behind(self, passing, found, fields)
         task = asyncio.get_running_loop().create_task(behind.run(claim))
         self._behind.add(task)
@@ -207,7 +254,10 @@ class Desk:
     async def finish(self) -> None:
         """Wait for what runs with nobody waiting: the process is about to end."""
         if self._behind:
-            await asyncio.wait(set(self._behind))
+            late = (await asyncio.wait(set(self._behind), timeout=_FAREWELL))[1]
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         if self._sweeping is not None:
             await self._sweeping
         elif self._store.due:

@@ -91,9 +91,7 @@ class Identity(NamedTuple):
 def values(fields: Iterable[Field], name: bytes) -> list[bytes]:
     """Return every value of a field; `name` is in lower case."""
     size = len(name)
-    return [
-        value for key, value in fields if len(key) == size and key.lower() == name
-    ]
+    return [value for key, value in fields if len(key) == size and key.lower() == name]
 
 
 def has(fields: Iterable[Field], name: bytes) -> bool:

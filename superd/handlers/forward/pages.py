@@ -6,6 +6,7 @@ and nothing else of the request: an error page that echoed credentials was CVE-2
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,9 @@ REASONS: Final = {
 
 ERRORS: Final = {
     400: "http_request_error",
+    401: "http_request_denied",
     403: "http_request_denied",
+    405: "http_request_error",
     407: "http_request_denied",
     408: "http_request_error",
     413: "http_request_error",
@@ -47,6 +50,10 @@ ERRORS: Final = {
 }
 """Proxy error types of RFC 9209 2.3, where the refusal names none itself."""
 
+NO_ERROR: Final = "-"
+"""Nothing went wrong: the answer is just what was asked for."""
+_PLAIN_WORD: Final = re.compile(r"^[a-z]+(?= )")
+"""The name of a host is not to be written with a capital."""
 _URL_MOST: Final = 500
 """Characters of an address on a page."""
 
@@ -54,8 +61,10 @@ _URL_MOST: Final = 500
 class Failed(Refused):
     """A request that could not be carried out, and which error of RFC 9209 that is."""
 
-    def __init__(self, status: int, problem: str, error: str = "") -> None:
-        super().__init__(status, problem)
+    def __init__(
+        self, status: int, problem: str, error: str = "", detail: str = ""
+    ) -> None:
+        super().__init__(status, problem, detail=detail)
         self.error = error
 
 
@@ -64,7 +73,7 @@ def page_of(refused: Refused, url: bytes, name: bytes) -> tuple[bytes, bytes]:
     status = refused.status
     title = f"{status} {REASONS[status]}"
     text = str(refused)
-    sentence = escape(text[:1].upper() + text[1:])
+    sentence = escape(_PLAIN_WORD.sub(lambda found: found[0].title(), text))
     lines = [f"<h1>{title}</h1>", f"<p>{sentence}.</p>"]
     if url:
         shown = url.decode("ascii", "replace")
@@ -90,10 +99,13 @@ def page_of(refused: Refused, url: bytes, name: bytes) -> tuple[bytes, bytes]:
 def proxy_status(refused: Refused, name: bytes) -> str:
     """Spell the field Proxy-Status (RFC 9209 2): who failed, at what, and why."""
     error = getattr(refused, "error", "") or ERRORS[refused.status]
+    told = "" if error == NO_ERROR else f"; error={error}"
+    # A string of RFC 8941 3.3.3.
     details = "".join(
-        c if " " <= c <= "~" and c not in '"\\' else "?" for c in str(refused)
+        ("\\" + c if c in '"\\' else c) if " " <= c <= "~" else "?"
+        for c in str(refused)
     )
-    return f'{name.decode("ascii")}; error={error}; details="{details}"'
+    return f'{name.decode("ascii")}{told}; details="{details}"'
 
 
 def lines_of(fields: Iterable[tuple[str, str]]) -> bytes:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _SWITCHING: Final = 101
 _NO_CONTENT: Final = 204
+_PROXY_AUTHENTICATION: Final = 407
 _LENGTH: Final = frozenset({b"content-length"})
 _COVER: Final = 8192
 """Bytes up to which a body that is here already leaves together with its head."""
@@ -72,6 +73,12 @@ class Passing:
         if reply.status == _SWITCHING:
             await asking.abandon()
             raise Failed(502, "the host switched to a protocol that nobody asked for")
+        if reply.status == _PROXY_AUTHENTICATION:
+            # Of a parent: the peer would take it for ours, and it is the operator's.
+            await asking.abandon()
+            raise Failed(
+                502, "the proxy behind this one wants a password that it was not given"
+            )
         return reply
 
     def _upload(self, upstream: Upstream) -> Upload:

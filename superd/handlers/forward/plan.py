@@ -11,6 +11,7 @@ import re
 import zlib
 from base64 import b64encode
 from importlib import import_module
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from superd.handlers.exits import SetupError
@@ -19,6 +20,7 @@ from superd.handlers.forward.fields import Identity, Trace
 from superd.handlers.forward.guard import Guard
 from superd.handlers.forward.rules import Ports, Rules
 from superd.handlers.http.request import Limits, is_token
+from superd.handlers.proxy import OPTIONS
 from superd.handlers.relay import addresses
 from superd.handlers.run import describe
 
@@ -29,7 +31,16 @@ if TYPE_CHECKING:
     from superd.handlers.forward.users import Users
     from superd.handlers.options import Options
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+"""A token of a message, and of Proxy-Status as well (RFC 8941 3.3.4)."""
+_PATH: Final = re.compile(r"/[!-~]*")
+_NEEDED: Final = frozenset(
+    {
+        *(b"connection", b"content-encoding", b"content-length", b"expect", b"host"),
+        *(b"proxy-authorization", b"trailer", b"transfer-encoding", b"upgrade", b"via"),
+    }
+)
+"""Without these a request is another one, or goes round for ever."""
 NAME: Final = "superd"
 
 
@@ -123,7 +134,7 @@ def _name(options: Options) -> str:
         return f"{NAME}-{_mark_of(options):08x}"
     if not _NAME.fullmatch(text):
         raise SetupError(
-            f"option --name: {text!r} is not letters, digits, dots, dashes"
+            f"option --name: {text!r}: write a letter, then letters, digits, . _ or -"
         )
     return text
 
@@ -147,10 +158,26 @@ def _hidden(names: Iterable[str]) -> Iterable[bytes]:
         hidden = name.encode("utf-8").lower()
         if not is_token(hidden):
             raise SetupError(f"option --hide: {name!r} is no name of a field")
+        if hidden in _NEEDED:
+            raise SetupError(f"option --hide: no request can do without {name}")
         yield hidden
 
 
+def _refuse_alone(name: str, given: Options, needed: str) -> None:
+    """Raise SetupError where what is given has no effect without what is not."""
+    rows: Any = OPTIONS[name]["keys"]
+    for key, row in rows.items():
+        if given[key] != row["default"]:
+            raise SetupError(
+                f"option --{name}.{key}: without --{name}.{needed} it does nothing;"
+                f" give {needed} too, or leave {name} out"
+            )
+
+
 def _guard(networks: Options, *, allow_private: bool) -> Guard:
+    for key in ("allow", "deny"):
+        for text in networks[key]:
+            _check_network(f"--networks.{key}", text)
     try:
         return Guard(
             allow_private=allow_private,
@@ -158,13 +185,22 @@ def _guard(networks: Options, *, allow_private: bool) -> Guard:
             deny=networks["deny"],
         )
     except ValueError as error:
+        raise SetupError(f"option --networks: {error}") from None
+
+
+def _check_network(option: str, text: str) -> None:
+    try:
+        ip_network(text)
+    except ValueError as error:
         raise SetupError(
-            f"option --networks: {error}; write a network such as 10.0.0.0/8"
+            f"option {option}: {error}; write a network such as 10.0.0.0/8"
         ) from None
 
 
 def _users(auth: Options) -> Users | None:
     if not auth["file"]:
+        # An open proxy by a slip of the pen is what nobody wants.
+        _refuse_alone("auth", auth, "file")
         return None
     # By name: who has no users need not load ctypes and hashes.
     module: Any = import_module("superd.handlers.forward.users")
@@ -175,10 +211,11 @@ def _users(auth: Options) -> Users | None:
 def _parent(upstream: Options) -> Parent | None:
     text = upstream["proxy"]
     if not text:
+        _refuse_alone("upstream", upstream, "proxy")
         return None
+    if ":" not in text or "/" in text:
+        raise SetupError(f"option --upstream.proxy: {text}: write HOST:PORT, no more")
     backend = addresses.parse(text, "--upstream.proxy")
-    if backend.path:
-        raise SetupError(f"option --upstream.proxy: {text}: write HOST:PORT")
     credentials = b""
     if upstream["user_file"]:
         try:
@@ -200,6 +237,7 @@ def _parent(upstream: Options) -> Parent | None:
 
 def _desk(cache: Options) -> Desk | None:
     if not cache["folder"]:
+        _refuse_alone("cache", cache, "folder")
         return None
     # By name: who caches nothing loads nothing of it.
     module: Any = import_module("superd.handlers.forward.desk")
@@ -208,7 +246,7 @@ def _desk(cache: Options) -> Desk | None:
 
 
 def _status(text: str) -> bytes:
-    if text and not (text.startswith("/") and text.isascii() and text.isprintable()):
+    if text and not _PATH.fullmatch(text):
         raise SetupError(f"option --status: {text!r} is no path; write /status")
     return text.encode("ascii")
 

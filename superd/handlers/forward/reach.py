@@ -47,14 +47,16 @@ _REASONS: Final = {
 class Unreachable(Exception):  # noqa: N818  most of them are no error of ours
     """There is no connection to that place, for this reason."""
 
-    def __init__(self, status: int, problem: str, error: str) -> None:
+    def __init__(self, status: int, problem: str, error: str, detail: str = "") -> None:
         super().__init__(problem)
         self.status = status
         """403: not allowed; 502, 504: not possible, not in time; 503: our own lack."""
         self.problem = problem
-        """What was tried and why it failed, for a page and for the log."""
+        """What was tried and why it failed."""
         self.error = error
         """An error type of Proxy-Status (RFC 9209 2.3)."""
+        self.detail = detail
+        """What is for the log alone, in place of the problem."""
 
 
 # -- names -----------------------------------------------------------------------------
@@ -251,8 +253,10 @@ def _allowed(host: str, port: int, targets: list[Target], guard: Guard) -> list[
     ]
     if not allowed:
         where = _where(host, targets[:1])
-        problem = f"{where} is not connected to: {objections[0]}"
-        raise Unreachable(403, problem, "destination_ip_prohibited")
+        # Which address a name has within is not for everybody to know.
+        problem = f"{host} is not connected to: {objections[0]}"
+        detail = f"{where} is not connected to: {objections[0]}"
+        raise Unreachable(403, problem, "destination_ip_prohibited", detail)
     return allowed
 
 

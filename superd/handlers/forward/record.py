@@ -63,10 +63,11 @@ class Record:
             stdio.log(self._json(peer, seconds))
 
     def _line(self, peer: str, seconds: float) -> str:
+        words = [word for word in (self.method, self.url) if word]
         user = quoted(self.user).replace(" ", "\\x20")
         line = (
             f"proxy: peer={peer or '-'} user={user or '-'}"
-            f' request="{quoted(self.method + b" " + self.url)}" status={self.status}'
+            f' request="{quoted(b" ".join(words) or b"-")}" status={self.status}'
             f" in={self.received} out={self.sent} cache={self.cache or '-'}"
             f" seconds={seconds:.3f}"
         )

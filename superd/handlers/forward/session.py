@@ -6,6 +6,7 @@ whatever leaves doubt about where the next request begins ends the connection af
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _EXPECTED: Final = frozenset({b"100-continue"})
 _ASKED_FOR_HOPS: Final = frozenset({b"OPTIONS", b"TRACE"})
+_FORBIDDEN: Final = 403
 _GLIMPSE: Final = 256
 """Bytes of a request that could not be read, for the record."""
 
@@ -106,6 +108,9 @@ class Session:
         except Refused as refused:
             return await self._refuse(refused, request, last=last)
         except exits.TooSlow as slow:
+            if request is None and not client.heads.pending:
+                # Not a byte: browsers connect before they know what they want.
+                return exits.OK
             if not record.status:
                 await self._refuse(Refused(408, str(slow)), None, last=True)
             raise
@@ -130,7 +135,12 @@ class Session:
             record.note = str(refused)
             return exits.OK
         record.status = refused.status
-        record.note = str(refused)
+        record.note = refused.detail or str(refused)
+        if request is None:
+            # What there is was read as a request, and it is the last.
+            client.heads.take()
+        if isinstance(refused, Failed) and refused.status == _FORBIDDEN:
+            record.cache = ""
         keep = bool(
             request
             and not last
@@ -220,22 +230,28 @@ class Session:
         host = self._peer.rpartition(":")[0] or self._peer
         return host.strip("[]")
 
-    async def _authenticate(self, request: Request) -> None:
-        """Find out who asks. Raises Refused."""
+    async def _authenticate(self, request: Request, *, own: bool = False) -> None:
+        """Find out who asks, for a page of our `own` as any server does. Raises Refused."""
         users = self._plan.users
         if users is None:
             return
-        values = request.values(b"proxy-authorization")
+        name = b"authorization" if own else b"proxy-authorization"
+        values = request.values(name)
         who = users.read(values)
-        if who is not None and (
-            users.knows(who) or await apart.begin(users.check, who)
-        ):
+        known = who is not None and users.knows(who)
+        if who is not None and not known and apart.is_busy():
+            problem = "too many passwords are being checked: ask again in a moment"
+            raise Refused(503, problem, (("Retry-After", "1"),))
+        if who is not None and (known or await apart.begin(users.check, who)):
             self._record.user = who.user
             return
+        status, field = (
+            (401, "WWW-Authenticate") if own else (407, "Proxy-Authenticate")
+        )
         raise Refused(
-            407,
+            status,
             "a user and a password of this proxy are needed",
-            (("Proxy-Authenticate", users.challenge),),
+            ((field, users.challenge),),
         )
 
     # -- what is not for others -------------------------------------------------------
@@ -244,7 +260,7 @@ class Session:
         """Answer a request that names no host: the counters, or what a proxy is."""
         plan = self._plan
         if plan.status and request.target == plan.status:
-            await self._authenticate(request)
+            await self._authenticate(request, own=True)
             if request.method not in (b"GET", b"HEAD"):
                 raise Refused(
                     405, "counters can only be read", (("Allow", "GET, HEAD"),)
@@ -341,4 +357,6 @@ def fields_of(text: bytes) -> list[Field]:
 def _name_of(error: BaseException) -> str:
     if isinstance(error, ConnectionError):
         return "the peer has gone"
+    if isinstance(error, CancelledError):
+        return "stopped"
     return str(error) or type(error).__name__

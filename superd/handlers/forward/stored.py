@@ -135,7 +135,8 @@ async def _send(passing: Passing, served: Served, entry: Entry, end: bytes) -> N
 async def _send_file(client: Any, fd: int, start: int, size: int) -> None:
     """Let the kernel copy a part of a body; its length was found to be right."""
     timeouts = client.plan.timeouts
-    step = 1 << 20
+    # What is passed on waits for as much at a time: a slow peer has as long for it.
+    step = 1 << 16
     done = 0
     while done < size:
         deadline = monotonic() + timeouts.send

@@ -102,7 +102,11 @@ class _Flow:
                     if isinstance(error, OSError):
                         how = how or f"a side has gone: {error.strerror or error}"
                     elif error is not None:
-                        raise error
+                        raise error  # noqa: TRY301  it is another task's
+        except BaseException:
+            # Who ends us cuts it short, for both sides.
+            _reset(client.writer)
+            raise
         finally:
             for task in (up, down):
                 task.cancel()

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from superd.handlers.cache import policy, validation, verdict
+from superd.handlers.cache.facts import exact_age_of
 from superd.handlers.cache.verdict import Failure, Verdict
 from superd.handlers.forward import fields as fieldwork
 from superd.handlers.forward import stored
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 ERRORS: Final = frozenset({500, 502, 503, 504})
 """Statuses for which a stale answer may stand in (RFC 5861 4)."""
 NOT_MODIFIED: Final = 304
+_PARTIAL: Final = frozenset({206, 304})
+"""Statuses that say of the answer to a plain request only that there is one."""
 
 
 class Visit:
@@ -110,7 +113,10 @@ class Visit:
             found.facts.stored, reply.fields, self._fields, self._requested, now
         )
         renewed = None if fresh is None else self._desk.renew(found, fresh)
-        if renewed is not None and await self._serve(renewed, now, "revalidated"):
+        cookies = [one for one in reply.fields if one[0].lower() == b"set-cookie"]
+        if renewed is not None and await self._serve(
+            renewed, now, "revalidated", fieldwork.lines_of(cookies)
+        ):
             return self._keep
         # About another state, or the body has gone: all of it is needed.
         fields = fieldwork.without(self._fields, validation.REPLACED)
@@ -127,7 +133,10 @@ class Visit:
             found, time.time(), "stale"
         )
 
-    async def _serve(self, found: Found, now: float, how: str) -> bool:
+    async def _serve(
+        self, found: Found, now: float, how: str, more: bytes = b""
+    ) -> bool:
+        """Answer from the store; `more` lines are for this peer and not kept."""
         passing = self._passing
         passing.record.cache = how
         name = passing.route.plan.identity.name
@@ -136,7 +145,7 @@ class Visit:
             "stale": b"hit; detail=stale",
             "revalidated": b"fwd=stale; fwd-status=304",
         }[how]
-        told = status_line(name, what)
+        told = more + status_line(name, what)
         return await stored.serve(
             passing, found, self._fields, now, keep=self._keep, told=told
         )
@@ -152,16 +161,16 @@ class Visit:
         passing, desk = self._passing, self._desk
         received = time.time()
         method = passing.question.method
+        size = asking.body.length
         if not policy.may_store(
             method, self._fields, reply.status, reply.fields, now=received
-        ):
+        ) or (size is not None and size > desk.largest):
             if claim is not None:
                 claim.release()
-            if method == b"GET":
+            if method == b"GET" and reply.status not in _PARTIAL:
                 desk.note_unstorable(self._key)
             self._learn(reply, found, received)
-            told = b"fwd=stale" if found else b"fwd=miss"
-            line = status_line(passing.route.plan.identity.name, told)
+            line = status_line(passing.route.plan.identity.name, self._why(found))
             return await passing.answer(asking, reply, keep=self._keep, told=line)
         answer = policy.to_store(
             passing.question.target.url,
@@ -172,12 +181,18 @@ class Visit:
             requested=self._requested,
             received=received,
         )
-        told = b"fwd=stale; stored" if found else b"fwd=miss; stored"
+        told = self._why(found) + b"; stored"
         line = status_line(passing.route.plan.identity.name, told)
         with desk.draft(self._key) as draft:
 
+            def copy(data: bytes) -> None:
+                draft.write(data)
+                if not draft.alive and claim is not None:
+                    claim.release()  # too large, or no room: nothing to wait for
+
             def finish() -> None:
-                desk.keep(draft, answer, self._fields)
+                if not desk.keep(draft, answer, self._fields) and found is not None:
+                    desk.forget(found)
                 if claim is not None:
                     claim.release()
 
@@ -186,9 +201,16 @@ class Visit:
                 reply,
                 keep=self._keep,
                 told=line,
-                copy=draft.write,
+                copy=copy,
                 finish=finish,
             )
+
+    def _why(self, found: Found | None) -> bytes:
+        """Say why the host was asked (RFC 9211 2.2)."""
+        if found is None:
+            return b"fwd=miss"
+        fresh = exact_age_of(found.facts, time.time()) < found.facts.lifetime
+        return b"fwd=request" if fresh else b"fwd=stale"
 
     def _learn(self, reply: Reply, found: Found | None, received: float) -> None:
         """Take from an answer that is not kept what it says of one that is."""
