@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import struct
@@ -9,11 +10,26 @@ import time
 from contextlib import contextmanager
 
 from inetd import DEADLINE, fork
+from looped import in_loop
 
+from superd.handlers import redirect
+
+MAINS = {"process": redirect.main, "loop": in_loop(redirect)}
+ODD = 500_009
+"""The bytes of which xinetd's redirect passes on none when the peer has half-closed."""
 LINGER_NOT = struct.pack("ii", 1, 0)
 
 UNKNOWN = "x" * 64 + ".invalid"
 """A name that no name server is asked for: its label is too long (RFC 1035 2.3.4)."""
+
+
+def pattern(size, step):
+    return (bytes(range(0, 256, step)) * (size // 64))[:size]
+
+
+def end_of(served):
+    """Return the word of the line that says how it ended."""
+    return re.search(r" end=(\S+)\n", served.log)[1]
 
 
 def text_of(address):
@@ -125,3 +141,16 @@ def exchange(ends):
                 sock.shutdown(socket.SHUT_WR)
                 open_.remove(sock)
     return [bytes(got[sock]) for sock, _ in ends]
+
+
+def flood(sock):
+    """Send until nothing more fits for a while; returns how much did."""
+    sock.settimeout(0.3)
+    total = 0
+    try:
+        while True:
+            total += sock.send(bytes(1 << 16))
+    except TimeoutError:
+        return total
+    finally:
+        sock.settimeout(DEADLINE)

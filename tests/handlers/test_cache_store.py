@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superd.handlers.cache import keyfile
+from superd.handlers.cache.claims import Claims
 from superd.handlers.cache.keyfile import MOST, Variant
 from superd.handlers.cache.shelf import Shelf
 from superd.handlers.cache.store import TOUCH_NS, Store
+from superd.handlers.exits import SetupError
 
 SIZE = 1 << 24
 KEY = b"http://example.com/"
@@ -327,3 +329,22 @@ def test_a_folder_that_is_emptied_meanwhile_is_filled_again(tmp_path):
     assert put(store, KEY, b"x") is None
     store.remove(KEY)
     assert store.sweep()
+
+
+def test_a_folder_that_was_emptied_under_a_running_proxy_is_taken_again(tmp_path):
+    store = new_store(tmp_path)
+    for name in os.listdir(store.folder):
+        path = os.path.join(store.folder, name)
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    put(store, KEY, b"x")
+    Claims(store.folder).claim(KEY).release()
+    assert "version" not in os.listdir(store.folder)
+    assert found(new_store(tmp_path)) == [(b"meta", b"x")]
+
+
+def test_rooms_alone_are_not_taken_for_a_cache(tmp_path):
+    folder = tmp_path / "cache"
+    (folder / "ab").mkdir(parents=True)
+    folder.chmod(0o700)
+    with pytest.raises(SetupError, match="ENOTEMPTY"):
+        new_store(tmp_path)

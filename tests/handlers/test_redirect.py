@@ -1,54 +1,43 @@
-"""The relay of one connection: what goes through, and how each end is passed on."""
+"""The relay of one connection: what goes through, what is told, and where it runs."""
 
 from __future__ import annotations
 
 import os
 import re
 import resource
-import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from daemon_under_test import in_namespace, unsent
 from inetd import DEADLINE, fork, reached, spawn_handler
 from looped import in_loop
 from relays import (
-    UNKNOWN,
+    MAINS,
+    ODD,
     dead_end,
+    end_of,
     exchange,
+    flood,
     is_reset,
     listening,
+    pattern,
     relayed,
     reset,
-    silent_listener,
     text_of,
 )
 
 from superd.handlers import exits, redirect
 
 ROOT = Path(__file__).resolve().parents[2]
-MAINS = {"process": redirect.main, "loop": in_loop(redirect)}
-ODD = 500_009
-"""The bytes of which xinetd's redirect passes on none when the peer has half-closed."""
 
 
 @pytest.fixture(params=MAINS)
 def main(request):
     return MAINS[request.param]
-
-
-def pattern(size, step):
-    return (bytes(range(0, 256, step)) * (size // 64))[:size]
-
-
-def end_of(served):
-    return re.search(r" end=(\S+)\n", served.log)[1]
 
 
 def test_a_question_goes_up_and_its_answer_comes_down(main):
@@ -134,329 +123,6 @@ def test_unix_sockets_are_relayed_on_either_side(main, kind, path, tmp_path):
     with relayed(main, kind=kind, path=path) as (served, backend):
         assert exchange([(served.sock, up), (backend, down)]) == [down, up]
         assert served.wait() == exits.OK
-
-
-# -- resets ---------------------------------------------------------------------------
-
-
-def test_a_backend_that_resets_is_a_reset_for_the_peer_behind_what_came_before(main):
-    with relayed(main) as (served, backend):
-        served.send(b"x")
-        assert backend.recv(1) == b"x"
-        backend.sendall(b"half an answ")
-        reset(backend)
-        assert is_reset(served.sock) == (True, b"half an answ")
-        assert served.wait() == exits.TEMPORARY
-        assert end_of(served) == "backend-reset"
-
-
-def test_an_early_answer_arrives_though_the_question_was_not_read(main):
-    """As a web server answers 413: it closes over what it did not read, which is RST."""
-    with relayed(main, early=bytes(1 << 16)) as (served, backend):
-        backend.recv(1)
-        answer = pattern(60_000, 3)
-        backend.sendall(answer)
-        backend.close()
-        assert is_reset(served.sock) == (True, answer)
-
-
-@pytest.mark.slow
-def test_what_came_before_a_reset_arrives_though_the_peer_reads_late(main):
-    with relayed(main) as (served, backend):
-        half = pattern(2_000_000, 3)  # more than the peer's kernel takes for it
-        backend.sendall(half)
-        assert reached(lambda: not unsent(backend))
-        reset(backend)
-        # The reset is known now, and must not overtake what there is for the peer.
-        select.select([], [], [], 0.3)
-        assert is_reset(served.sock) == (True, half)
-        assert served.wait() == exits.TEMPORARY
-
-
-@pytest.mark.slow
-def test_a_reset_that_a_write_has_noticed_is_no_end_for_the_peer(main):
-    with relayed(main) as (served, backend):
-        assert flood(backend)
-        reset(backend)
-        served.send(b"x")
-        assert is_reset(served.sock)[0]
-        assert served.wait() == exits.TEMPORARY
-
-
-def test_a_peer_that_resets_is_a_reset_for_the_backend(main):
-    with relayed(main) as (served, backend):
-        served.send(b"half a quest")
-        assert backend.recv(100) == b"half a quest"
-        served.reset()
-        assert is_reset(backend) == (True, b"")
-        assert served.wait() == exits.OK
-        assert end_of(served) == "peer-reset"
-
-
-def test_an_orderly_end_is_no_reset_for_either(main):
-    """The control of the two above: the same way through, without a reset."""
-    with relayed(main) as (served, backend):
-        served.send(b"question").end()
-        assert is_reset(backend) == (False, b"question")
-        backend.sendall(b"answer")
-        backend.close()
-        assert is_reset(served.sock) == (False, b"answer")
-        assert served.wait() == exits.OK
-
-
-@pytest.mark.parametrize("mode", MAINS)
-def test_a_relay_that_is_stopped_resets_both_sides(mode):
-    with relayed(MAINS[mode]) as (served, backend):
-        served.send(b"x")
-        assert backend.recv(1) == b"x"
-        os.kill(served.pid, signal.SIGTERM)
-        assert is_reset(served.sock)[0]
-        assert is_reset(backend)[0]
-        # A task of a loop is cancelled instead, which looped.py tells as it is.
-        assert served.wait() == (-signal.SIGTERM if mode == "process" else 99)
-        assert end_of(served) == "stopped"
-
-
-def test_a_relay_that_is_killed_resets_its_backend():
-    with relayed(redirect.main) as (served, backend):
-        served.send(b"x")
-        assert backend.recv(1) == b"x"
-        os.kill(served.pid, signal.SIGKILL)
-        assert is_reset(backend)[0]
-
-
-# -- deadlines ------------------------------------------------------------------------
-
-
-def test_a_connection_where_nothing_moves_is_reset_on_both_sides(main):
-    with relayed(main, "--timeouts.idle", "0.2") as (served, backend):
-        served.send(b"x")
-        assert backend.recv(1) == b"x"
-        assert is_reset(served.sock)[0]
-        assert is_reset(backend)[0]
-        assert served.wait() == exits.OK
-        assert end_of(served) == "idle"
-
-
-def test_a_half_closed_connection_has_a_deadline_of_its_own(main):
-    with relayed(main, "--timeouts.half-closed", "0.2") as (served, backend):
-        served.send(b"x").end()
-        assert backend.recv(1) == b"x"
-        assert is_reset(served.sock)[0]
-        assert served.wait() == exits.OK
-        assert end_of(served) == "idle"
-
-
-@pytest.mark.slow
-def test_what_moves_one_way_keeps_the_connection(main):
-    """The control of the deadlines: ten bytes take three times as long as one may."""
-    with relayed(main, "--timeouts.idle", "0.5") as (served, backend):
-        for _ in range(8):
-            served.send(b"x")
-            assert backend.recv(1) == b"x"
-            assert not select.select([backend], [], [], 0.2)[0]
-        served.sock.close()
-        backend.close()
-        assert served.wait() == exits.OK
-        assert end_of(served) == "closed"
-
-
-def flood(sock):
-    """Send until nothing more fits for a while; returns how much did."""
-    sock.settimeout(0.3)
-    total = 0
-    try:
-        while True:
-            total += sock.send(bytes(1 << 16))
-    except TimeoutError:
-        return total
-    finally:
-        sock.settimeout(DEADLINE)
-
-
-def memory_of(pid):
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.partition("VmRSS:")[2].split()[0])
-
-
-@pytest.mark.slow
-def test_a_peer_that_reads_nothing_holds_the_backend_back_and_is_too_slow(main):
-    with relayed(main, "--timeouts.idle", "1") as (served, backend):
-        backend.sendall(b"x")
-        assert served.sock.recv(1) == b"x"
-        before = memory_of(served.pid)
-        sent = flood(backend)
-        assert sent > 1 << 20
-        assert memory_of(served.pid) - before < 2048
-        assert served.wait() == exits.SLOW
-        assert end_of(served) == "peer-stalled"
-
-
-def test_a_direction_that_is_stuck_does_not_hold_up_the_other(main):
-    with relayed(main) as (served, backend):
-        assert flood(backend) > 1 << 20
-        for _ in range(50):
-            served.send(b"still heard")
-            assert backend.recv(100) == b"still heard"
-        served.reset()
-        assert is_reset(backend)[0]
-
-
-def cpu_of(pid):
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def test_a_peer_that_has_said_all_and_heard_all_costs_no_time_while_it_waits(main):
-    """poll(2) tells its POLLHUP again and again while the backend takes nothing."""
-    with relayed(main, kind="pair") as (served, backend):
-        backend.shutdown(socket.SHUT_WR)
-        assert served.read() == b""
-        total = flood(served.sock)
-        served.end()
-        before = cpu_of(served.pid)
-        select.select([], [], [], 0.5)
-        assert cpu_of(served.pid) - before < 0.2
-        assert len(is_reset(backend)[1]) == total
-        assert served.wait() == exits.OK
-
-
-# -- backends -------------------------------------------------------------------------
-
-
-def test_a_backend_that_is_down_is_passed_over(main):
-    with (
-        dead_end() as dead,
-        listening() as (listener, address),
-        fork(main, "--to", dead, "--to", address) as served,
-    ):
-        with listener.accept()[0] as backend:
-            backend.sendall(b"answer")
-        assert served.talk() == b"answer"
-        assert served.wait() == exits.OK
-        assert f"backend={address} " in served.log
-
-
-def test_when_every_backend_is_down_the_peer_is_reset_and_one_line_says_why(
-    main, tmp_path
-):
-    missing = f"unix:{tmp_path}/nobody"
-    with dead_end() as dead, fork(main, "--to", dead, "--to", missing) as served:
-        assert is_reset(served.sock) == (True, b"")
-        assert served.wait() == exits.TEMPORARY
-        assert served.log == (
-            f"redirect: peer={text_of(served_address(served))} no backend:"
-            f" {dead}: ECONNREFUSED (Connection refused);"
-            f" {missing}: ENOENT (No such file or directory)\n"
-        )
-
-
-def served_address(served):
-    try:
-        return served.sock.getsockname()
-    except OSError:
-        return ("?", 0)
-
-
-def test_a_backend_that_is_silent_has_its_share_of_the_time(main):
-    with (
-        silent_listener() as silent,
-        listening() as (listener, address),
-        fork(
-            main, "--to", text_of(silent), "--to", address, "--timeouts.connect", "1"
-        ) as served,
-    ):
-        with listener.accept()[0] as backend:
-            backend.sendall(b"answer")
-        assert served.talk() == b"answer"
-        assert served.wait() == exits.OK
-
-
-def test_the_time_for_all_of_them_ends(main):
-    with silent_listener() as silent:
-        flags = "--to", text_of(silent), "--timeouts.connect", "0.3"
-        with fork(main, *flags) as served:
-            assert is_reset(served.sock) == (True, b"")
-            assert served.wait() == exits.TEMPORARY
-            assert "it did not answer in time" in served.log
-
-
-def test_a_peer_that_goes_away_meanwhile_is_not_connected_for():
-    with (
-        silent_listener() as silent,
-        fork(redirect.main, "--to", text_of(silent)) as served,
-    ):
-        served.reset()
-        assert served.wait() == exits.OK
-        assert served.log == ""
-
-
-def test_a_name_is_looked_up(main):
-    with listening() as (listener, address):
-        name = f"localhost:{address.rpartition(':')[2]}"
-        with fork(main, "--to", name) as served:
-            with listener.accept()[0] as backend:
-                backend.sendall(b"answer")
-            assert served.talk() == b"answer"
-            assert served.wait() == exits.OK
-            assert "LEAK" not in served.log
-
-
-def test_a_name_that_nobody_knows_is_a_backend_that_is_down(main):
-    with fork(main, "--to", f"{UNKNOWN}:80") as served:
-        assert is_reset(served.sock)[0]
-        assert served.wait() == exits.TEMPORARY
-        assert f"no backend: {UNKNOWN}:80: " in served.log
-
-
-@pytest.mark.root
-def test_a_name_server_that_is_silent_costs_the_time_to_connect_and_no_more():
-    """Of itself getaddrinfo would wait for ten seconds and more."""
-    command = [sys.executable, "-m", "superd.handlers.redirect"]
-    command += ["--to", "some.name:80", "--timeouts.connect", "0.5"]
-    with socket.socket(type=socket.SOCK_DGRAM) as silent:
-        silent.bind(("127.53.53.53", 53))  # resolv.conf has no word for a port
-        prefix = in_namespace("", "nameserver 127.53.53.53\\n")
-        peer, end = socket.socketpair()
-        with peer, end:
-            began = time.monotonic()
-            done = subprocess.run(
-                [*prefix, *command], stdin=end, stdout=end, stderr=-1, cwd=ROOT
-            )
-            taken = time.monotonic() - began
-    if b"Operation not permitted" in done.stderr or b"unshare" in done.stderr:
-        pytest.skip("no mount namespace may be made here")
-    assert done.returncode == exits.TEMPORARY
-    assert b"some.name:80: its name was not found in time" in done.stderr
-    assert taken < 4
-
-
-def to_itself(main):
-    """Relay to the very address that fd 0 was called at."""
-
-    def relay(_argv):
-        with socket.socket(fileno=os.dup(0)) as sock:
-            own = text_of(sock.getsockname())
-        return main(["--to", own])
-
-    return relay
-
-
-def test_a_relay_to_itself_is_a_failure_of_the_set_up(main):
-    with fork(to_itself(main)) as served:
-        assert is_reset(served.sock) == (True, b"")
-        assert served.wait() == exits.SETUP
-        assert "is the address of this service itself: a loop" in served.log
-
-
-def test_a_relay_without_a_backend_is_a_failure_of_the_set_up(main):
-    with fork(main) as served:
-        assert is_reset(served.sock)[0]
-        assert served.wait() == exits.SETUP
-        assert served.log == (
-            "redirect: option --to names no backend;"
-            " write HOST:PORT, [V6]:PORT or unix:/PATH\n"
-        )
 
 
 # -- what is told ---------------------------------------------------------------------
@@ -563,13 +229,13 @@ def test_where_no_pipe_can_be_had_it_goes_on_as_it_began():
         assert served.wait() == exits.OK
 
 
-def test_a_long_transfer_is_spliced():
+def test_a_long_transfer_is_spliced(main):
     def pipes(pid):
         folder = f"/proc/{pid}/fd"
         names = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
         return sum(name.startswith("pipe:") for name in names)
 
-    with relayed(redirect.main) as (served, backend):
+    with relayed(main) as (served, backend):
         served.send(b"x")
         assert backend.recv(1) == b"x"
         assert pipes(served.pid) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-import select
 import socket
 import time
 
@@ -19,8 +18,6 @@ from superd.handlers.exits import SetupError
 from superd.handlers.relay import lookup, opening, proxy_protocol
 from superd.handlers.relay.addresses import Target, numeric, parse, parse_all
 from superd.handlers.relay.backends import Backends, Search
-from superd.handlers.relay.flow import End, Flow
-from superd.handlers.relay.story import BACKEND_RESET, PEER_RESET
 
 # -- addresses ------------------------------------------------------------------------
 
@@ -341,27 +338,3 @@ def test_ipv4_in_the_clothes_of_ipv6_is_ipv4():
     told = ends(("::ffff:192.0.2.7", 1, 0, 0), ("::ffff:192.0.2.1", 2, 0, 0))
     line = b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n"
     assert proxy_protocol.header("v1", told) == line
-
-
-# -- one direction --------------------------------------------------------------------
-
-
-def test_what_one_side_does_not_take_is_not_read_from_the_other():
-    a, source = socket.socketpair()
-    sink, b = socket.socketpair()
-    with a, b, source, sink:
-        flow = Flow(End(source.fileno(), PEER_RESET), End(sink.fileno(), BACKEND_RESET))
-        a.setblocking(False)
-        sent = 0
-        while select.select([], [a], [], 0)[1]:
-            sent += a.send(bytes(4096))
-            flow.move()
-        held = flow.count
-        assert flow.is_held
-        for _ in range(100):
-            flow.move()
-        assert flow.count == held
-        assert sent - flow.count < 1 << 20
-        flow.source.let_go()
-        flow.sink.let_go()
-        flow.close()

@@ -57,6 +57,15 @@ def test_nothing_is_lost_though_each_side_half_closes(relay):
         daemon.wait_log("end service=r .* status=exit:0", count=20)
 
 
+def test_many_mib_are_whole_both_ways(relay):
+    up, down = bytes(range(256)) * 40_000, b"x" * (7 << 20)
+    with listening() as (listener, address):
+        daemon = relay(address)
+        for _ in range(3):
+            with daemon.connect("r") as peer, accept(listener) as backend:
+                assert exchange([(peer, up), (backend, down)]) == [down, up]
+
+
 def test_the_answer_comes_whole_after_the_peer_has_said_all(relay):
     with listening() as (listener, address):
         daemon = relay(address)
@@ -87,6 +96,24 @@ def test_a_reset_is_a_reset_on_the_other_side_though_the_launcher_lingers(relay)
             reset(peer)
             assert is_reset(backend) == (True, b"")
         daemon.wait_log("end service=r .* status=exit:0")
+
+
+def test_a_reset_of_who_has_said_all_is_one_though_nobody_reads_from_it(relay):
+    with listening() as (listener, address):
+        daemon = relay(address)
+        peer = daemon.connect("r")
+        with accept(listener) as backend:
+            peer.sendall(b"x")
+            peer.shutdown(socket.SHUT_WR)
+            assert read_all(backend) == b"x"
+            reset(peer)
+            daemon.wait_log("up=1 down=0 .*end=peer-reset")
+        with daemon.connect("r") as peer:
+            backend = accept(listener)
+            backend.shutdown(socket.SHUT_WR)
+            assert read_all(peer) == b""
+            reset(backend)
+            daemon.wait_log("up=0 down=0 .*end=backend-reset")
 
 
 def test_an_orderly_end_is_none(relay):

@@ -99,8 +99,11 @@ def _is_new(path: str) -> bool:
             os.path.join(path, _NAME), os.O_RDONLY | os.O_NONBLOCK | locks.FLAGS
         )
     except FileNotFoundError:
-        # Also what is left where somebody has emptied the folder of one that runs.
-        others = set(os.listdir(path)) - _IGNORED - _OWN
+        names = set(os.listdir(path))
+        others = names - _IGNORED - _OWN
+        if others and "claims" in names:
+            # Somebody has emptied the folder of a proxy that ran on.
+            others -= set(ROOMS)
         if others:
             raise SetupError(
                 f"cache {path}: ENOTEMPTY: holds {min(others)!r}, which no cache of "

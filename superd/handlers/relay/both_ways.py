@@ -39,7 +39,7 @@ async def both_ways(
     be armed before, and is disarmed for CLOSED only, so that its close says the rest.
     """
     ends = End(peer.fileno(), PEER_RESET), End(backend.fileno(), BACKEND_RESET)
-    relaying = _Relaying((ends[0], *ends), idle, half_closed)
+    relaying = _Relaying(peer, (ends[0], *ends), idle, half_closed)
     copying = relaying.copying
     _PARTIES.append(relaying)
     try:
@@ -61,11 +61,16 @@ async def both_ways(
 class _Relaying:
     """A copying whose events come from a loop."""
 
-    __slots__ = ("_done", "_is_half", "_loop", "_timer", "_watcher", "copying")
+    __slots__ = ("_done", "_is_half", "_loop", "_peer", "_timer", "_watcher", "copying")
 
     def __init__(
-        self, ends: tuple[End, End, End], idle: float, half_closed: float
+        self,
+        peer: socket.socket,
+        ends: tuple[End, End, End],
+        idle: float,
+        half_closed: float,
     ) -> None:
+        self._peer = peer
         self._loop = asyncio.get_running_loop()
         self._watcher = Watcher(self._turn)
         self.copying = Copying(ends, _LENT, self._watcher, idle, half_closed)
@@ -86,7 +91,9 @@ class _Relaying:
 
     def _turn(self, fd: int, events: int) -> None:
         copying = self.copying
-        if self._done.done():
+        # A worker that was told KILL closes the peer's socket before our task hears of it,
+        # and its number may be another peer's already.
+        if self._done.done() or self._peer.fileno() < 0:
             return
         try:
             copying.turn(fd, events)
@@ -96,7 +103,7 @@ class _Relaying:
             copying.ask()
         except Reset as reset:
             self._done.set_result(str(reset))
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  it is raised where it is waited for
             self._done.set_exception(error)
         if copying.is_half != self._is_half:
             self._is_half = copying.is_half

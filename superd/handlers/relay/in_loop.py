@@ -11,9 +11,9 @@ import errno
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from select import POLLOUT
+from select import POLLERR, POLLOUT
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from superd.handlers import exits, stdio
 from superd.handlers.relay import lookup, opening, proxy_protocol, resetting
@@ -21,10 +21,10 @@ from superd.handlers.relay.backends import Search
 from superd.handlers.relay.both_ways import both_ways
 from superd.handlers.relay.plan import plan_of
 from superd.handlers.relay.story import STOPPED, Story, peer_of
-from superd.handlers.relay.watching import ready
+from superd.handlers.relay.watching import Watcher, ready
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from superd.handlers.options import Options
     from superd.handlers.relay.addresses import Backend, Target
@@ -32,12 +32,15 @@ if TYPE_CHECKING:
     from superd.streams.reader import Reader
     from superd.streams.writer import Writer
 
+_T = TypeVar("_T")
 LOOKUPS: Final = 8
 """Names that are looked up at once; the others wait, each up to its own deadline."""
 FRESH: Final = 1.0
 """Seconds that addresses are kept: a thousand connections at once ask once."""
 _GOING: Final = 0.2
 """As redirect.py's _MOMENT."""
+_SOON: Final = 0.05
+"""Seconds to connect after which it is seen whether the peer is still there."""
 
 
 async def redirect(reader: Reader, writer: Writer, options: Options) -> int:
@@ -58,7 +61,8 @@ async def _redirect(writer: Writer, plan: Plan) -> int:
     ends = proxy_protocol.ends_of(environment, *names)
     hello = proxy_protocol.header(plan.proxy_protocol, ends)
     search = Search(plan.backends, began, began + plan.connect)
-    opened = await _open(search, names[1], hello)
+    peer = writer.get_extra_info("socket")
+    opened = await _while_there(peer, _open(search, names[1], hello))
     name = peer_of(environment, names[0])
     if opened is None:
         stdio.log(f"redirect: peer={name or '-'} no backend: {search}")
@@ -69,13 +73,7 @@ async def _redirect(writer: Writer, plan: Plan) -> int:
     with sock:
         try:
             await writer.flush(plan.idle)
-            how = await both_ways(
-                writer.get_extra_info("socket"),
-                sock,
-                story,
-                plan.idle,
-                plan.half_closed,
-            )
+            how = await both_ways(peer, sock, story, plan.idle, plan.half_closed)
         except asyncio.CancelledError:
             story.end(STOPPED)
             raise
@@ -101,6 +99,28 @@ async def _let_go(reader: Reader) -> None:
     with suppress(TimeoutError):
         while await reader.read(stdio.CHUNK, deadline):
             pass
+
+
+async def _while_there(peer: socket.socket, work: Awaitable[_T]) -> _T:
+    """Wait for the work; PeerGone when the peer resets meanwhile."""
+    loop = asyncio.get_running_loop()
+
+    def look(fd: int, events: int) -> None:
+        watcher.unregister(fd)  # POLLHUP: it has said all, and may still listen
+        if events & POLLERR:
+            presence.reschedule(loop.time())
+
+    watcher = Watcher(look)
+    # Most backends answer before it would be worth a look.
+    timer = loop.call_later(_SOON, watcher.register, peer.fileno(), 0)
+    try:
+        async with asyncio.timeout(None) as presence:
+            return await work
+    except TimeoutError:
+        raise exits.PeerGone("ECONNRESET") from None
+    finally:
+        timer.cancel()
+        watcher.close()
 
 
 # -- the backend -----------------------------------------------------------------------
@@ -130,6 +150,8 @@ async def race(targets: Sequence[Target]) -> socket.socket:
 
     There is one at least. The socket is as opening.settle() gives it: its close resets.
     """
+    if len(targets) == 1:
+        return await _connect(targets[0])
     queue = list(targets)
     running: set[asyncio.Task[socket.socket]] = set()
     won: list[socket.socket] = []
