@@ -7,16 +7,22 @@ of one side is a reset for the other. A tunnel in which nothing moves ends.
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from contextlib import suppress
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from superd.handlers import exits
 from superd.handlers.forward.asking import Asking, Question
 from superd.handlers.forward.pages import Failed
 from superd.handlers.relay import resetting
+from superd.handlers.relay.both_ways import both_ways
+from superd.handlers.relay.story import (
+    BACKEND_RESET,
+    CLOSED,
+    IDLE,
+    PEER_RESET,
+    PEER_STALLED,
+    Tally,
+)
 
 if TYPE_CHECKING:
     from superd.handlers.forward.asking import Route
@@ -27,7 +33,13 @@ if TYPE_CHECKING:
 
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n"
 """No Content-Length and no Transfer-Encoding (9.3.6)."""
-CHUNK: Final = 65536
+_NOTES: Final = {
+    CLOSED: "",
+    IDLE: "nothing moved in the tunnel",
+    PEER_STALLED: "the peer takes nothing more out of the tunnel",
+    PEER_RESET: "the peer has gone",
+    BACKEND_RESET: "the host has gone",
+}
 
 
 async def connect(client: Client, record: Record, route: Route, target: Target) -> int:
@@ -63,110 +75,33 @@ async def _open(client: Client, route: Route, target: Target) -> Upstream:
 
 async def relay(client: Client, record: Record, upstream: Upstream) -> None:
     """Copy both ways until both have ended, one has failed, or nothing moves."""
-    flow = _Flow(client, upstream)
+    idle = client.plan.timeouts.tunnel
+    tally = Tally()
+    peer, host = _socket_of(client.writer), _socket_of(upstream.writer)
+    resetting.arm(host)
     try:
-        record.note = await flow.run()
+        # What came with the heads, before the sockets are no longer the streams'.
+        early, late = client.heads.take(), upstream.take()
+        await _send(upstream.writer, early, idle)
+        await _send(client.writer, late, idle)
+        client.sent += len(late)
+        record.note = _NOTES[await both_ways(peer, host, tally, idle, idle)]
+    except BaseException:
+        # Who ends us cuts it short, for both sides.
+        if peer.family != socket.AF_UNIX and peer.fileno() >= 0:
+            resetting.reset(peer.fileno())
+        raise
     finally:
+        client.received += tally.up
+        client.sent += tally.down
         upstream.close()
 
 
-class _Flow:
-    """The two directions."""
-
-    def __init__(self, client: Client, upstream: Upstream) -> None:
-        self._client = client
-        self._upstream = upstream
-        self._moved = monotonic()
-        resetting.arm(_socket_of(upstream.writer))
-
-    async def run(self) -> str:
-        """Copy; returns why it ended early, empty where both sides have ended."""
-        client, upstream = self._client, self._upstream
-        loop = asyncio.get_running_loop()
-        up = loop.create_task(self._up())
-        down = loop.create_task(self._down())
-        pending = {up, down}
-        how = ""
-        try:
-            while pending and not how:
-                left = self._moved + client.plan.timeouts.tunnel - monotonic()
-                if left <= 0:
-                    how = "nothing moved in the tunnel"
-                    break
-                # One timer for both, and not one for each read.
-                done, pending = await asyncio.wait(
-                    pending, timeout=left, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    error = task.exception()
-                    if isinstance(error, OSError):
-                        how = how or f"a side has gone: {error.strerror or error}"
-                    elif error is not None:
-                        raise error  # noqa: TRY301  it is another task's
-        except BaseException:
-            # Who ends us cuts it short, for both sides.
-            _reset(client.writer)
-            raise
-        finally:
-            for task in (up, down):
-                task.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
-        if how:
-            await self._deliver()
-            _reset(client.writer)
-            return how
-        with suppress(OSError, TimeoutError):
-            await upstream.writer.flush(client.plan.timeouts.tunnel)
-        resetting.disarm(_socket_of(upstream.writer))
-        return ""
-
-    async def _deliver(self) -> None:
-        """Give the peer what the host had said: what is unsent dies with a reset."""
-        sock = _socket_of(self._client.writer)
-        if sock.family == socket.AF_UNIX or sock.fileno() < 0:
-            return
-        deadline = monotonic() + resetting.LAST
-        while resetting.unsent(sock.fileno()) and monotonic() < deadline:  # noqa: ASYNC110  no event tells
-            await asyncio.sleep(resetting.LOOK)
-
-    async def _up(self) -> None:
-        client, writer = self._client, self._upstream.writer
-        data = client.heads.take()
-        while True:
-            if data:
-                writer.write(data)
-                if not writer.is_drained():
-                    await writer.drain()
-                self._moved = monotonic()
-            data = await client.reader.read(CHUNK)
-            client.received += len(data)
-            if not data:
-                break
-        writer.write_eof()
-
-    async def _down(self) -> None:
-        upstream, client = self._upstream, self._client
-        writer, reader = client.writer, upstream.reader
-        data = upstream.take()
-        while True:
-            if data:
-                writer.write(data)
-                client.sent += len(data)
-                if not writer.is_drained():
-                    await writer.drain()
-                self._moved = monotonic()
-            data = await reader.read(CHUNK)
-            if not data:
-                break
-        writer.write_eof()
+async def _send(writer: Any, data: bytes, stall: float) -> None:
+    writer.write(data)
+    await writer.flush(stall)
 
 
 def _socket_of(writer: Any) -> socket.socket:
     sock: socket.socket = writer.get_extra_info("socket")
     return sock
-
-
-def _reset(writer: Any) -> None:
-    sock = _socket_of(writer)
-    if sock.family != socket.AF_UNIX and sock.fileno() >= 0:
-        resetting.reset(sock.fileno())
