@@ -95,7 +95,8 @@ class _Settler:
                 self._problems.error(self._document.value_place(here), here, str(error))
                 continue
             flags[name] = _flags(flag, settled[name], row["type"])
-            if row["type"] == "path" and is_absent(settled[name]):
+            made = row.get("made", False)
+            if row["type"] == "path" and not made and is_absent(settled[name]):
                 text = f"{settled[name]} is not there; check the path"
                 self._problems.warn(self._document.value_place(here), here, text)
         # In the order of the rows, however they were written: the same plan.

@@ -133,6 +133,7 @@ OPTIONS: dict[str, dict[str, object]] = {
             "folder": {
                 "type": "path",
                 "default": "",
+                "made": True,
                 "help": "folder of the service's user for stored answers",
             },
             "size": {

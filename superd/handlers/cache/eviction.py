@@ -96,8 +96,10 @@ class Sweeper:
         try:
             # Twice: another process may have ended its sweep in between.
             if self._is_over() and locks.take(fd, SWEEP) and self._is_over():
+                before = self.removed
                 yield from self._walk(pid)
-                if self._is_over():
+                # What has come meanwhile is for the next one; to find nothing is not.
+                if self._is_over() and self.removed == before:
                     self._rest = time.monotonic() + REST
         finally:
             # A process forked meanwhile ends with a copy of this, and not its lock.

@@ -126,7 +126,9 @@ def _parts(
 ) -> Served:
     size = facts.stored.size
     if not spans:
+        told = values(facts.lines, b"date")[:1]
         fields = [(b"Content-Range", b"bytes */%d" % size), age]
+        fields += [(b"Date", date) for date in told]
         return Served(416, b"Range Not Satisfiable", fields, (), b"", 0)
     if len(spans) == 1:
         start, end = spans[0]

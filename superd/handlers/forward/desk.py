@@ -183,7 +183,7 @@ class Desk:
         if kept is None and draft.why not in _HARMLESS:
             self._tell(draft.why)
         if kept is not None:
-            self._unstorable.pop(kept.key, None)
+            self._note(kept)
         self._make_room()
         return kept is not None
 
@@ -201,6 +201,14 @@ class Desk:
         """Remove an answer that is no longer true."""
         self._store.remove_variant(found.variant)
 
+    def _note(self, kept: Variant) -> None:
+        """Remember whether it is worth waiting for the answer to one like it."""
+        made = stored.ready(kept)
+        if made is None or made.facts.validated or made.facts.lifetime <= 0:
+            self.note_unstorable(kept.key)
+        else:
+            self._unstorable.pop(kept.key, None)
+
     def note_unstorable(self, key: bytes) -> None:
         """Remember that nobody need wait for another's answer here."""
         while len(self._unstorable) >= _REMEMBERED:
@@ -214,15 +222,16 @@ class Desk:
 
     # -- those who ask the same ----------------------------------------------------------
 
-    async def turn(self, key: bytes) -> Claim | None:
+    async def turn(self, key: bytes, *, plain: bool) -> Claim | None:
         """Return the right to ask for it; None where another has asked, and was waited for.
 
+        Who does not ask plainly claims nothing: a part is of no use to the others.
         Without a descriptor to claim with everybody asks for himself.
         """
         if not self._patience or key in self._unstorable:
             return None
         try:
-            claim = self._claims.claim(key)
+            claim = self._claims.claim(key) if plain else None
             if claim is None:
                 await self._claims.wait_for(key, monotonic() + self._patience)
         except OSError:

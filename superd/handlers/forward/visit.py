@@ -53,7 +53,8 @@ class Visit:
     async def run(self) -> bool:
         """Ask the host, or wait for who does; returns whether a next one may come."""
         desk, passing = self._desk, self._passing
-        claim = await desk.turn(self._key)
+        plain = stored.asks_plainly(passing.request)
+        claim = await desk.turn(self._key, plain=plain)
         try:
             # Another may have brought it, while we waited or just before.
             found = desk.find(self._key, self._fields)
