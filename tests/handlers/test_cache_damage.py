@@ -164,10 +164,17 @@ DAMAGES = {
     "gone": lambda path, _: os.unlink(path),
     "folder": lambda path, _: (os.unlink(path), os.mkdir(path)),
     "fifo": lambda path, _: (os.unlink(path), os.mkfifo(path)),
-    "link": lambda path, _: (os.unlink(path), os.symlink("/etc/passwd", path)),
+    "link": lambda path, _: (os.unlink(path), os.symlink(decoy(path), path)),
     "another": lambda path, _: shutil.copyfile(FILES[0], path),
 }
 FILES = []
+
+
+def decoy(path):
+    """Make a file of the test's own: what follows a link by mistake harms nobody."""
+    name = os.path.join(path.partition("/cache")[0], "decoy")
+    replace(name, b"root:x:0:0:::")
+    return name
 
 
 def content(path):
