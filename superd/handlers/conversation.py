@@ -44,11 +44,16 @@ class Step(Protocol):
 
 
 class Read(NamedTuple):
-    """Get what the peer sends, at most `size` bytes; empty at its end."""
+    """Get what the peer sends, at most `size` bytes; empty at its end.
+
+    `idle`: the peer need not send anything. In a loop that is to end, one that has not
+    done so for a second is too slow.
+    """
 
     size: int
     deadline: float
     what: str
+    idle: bool = False
 
     def blocking(self, wire: Wire) -> bytes:
         """Read from fd 0."""
@@ -62,7 +67,7 @@ class Read(NamedTuple):
     async def waiting(self, reader: Reader, writer: Writer) -> bytes:  # noqa: ARG002
         """Read from the stream."""
         try:
-            return await reader.read(self.size, self.deadline)
+            return await reader.read(self.size, self.deadline, idle=self.idle)
         except TimeoutError:
             raise TooSlow(f"the peer was too slow with {self.what}") from None
 

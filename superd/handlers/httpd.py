@@ -227,7 +227,8 @@ async def serve(reader: Reader, writer: Writer, options: Options) -> int:
     except OSError as error:
         raise exits.SetupError(f"option --root: {describe(error)}") from None
     try:
-        talk = converse(site, root.fd, partial(_peer_in_loop, writer))
+        peer = partial(_peer_in_loop, writer)
+        talk = converse(site, root.fd, peer, reader.is_retiring)
         return await talk_in_loop(talk, reader, writer)
     finally:
         ROOTS.give_back(root)

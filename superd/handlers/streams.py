@@ -15,11 +15,21 @@ if TYPE_CHECKING:
 class Reader(Protocol):
     """The peer's bytes. A peer that is gone is a ConnectionError, from every method."""
 
-    async def read(self, n: int = -1, deadline: float | None = None) -> bytes:
+    async def read(
+        self, n: int = -1, deadline: float | None = None, *, idle: bool = False
+    ) -> bytes:
         """Return what is there, at most `n` bytes, or wait for it; empty at the end.
 
         More than asyncio's: TimeoutError when nothing has come at the `deadline`, a
-        moment of time.monotonic().
+        moment of time.monotonic(). `idle` says that the peer has had its answer and may
+        ask again or not: when the worker is to end, such a wait ends in the same way
+        after a second of it.
+        """
+
+    def is_retiring(self) -> bool:
+        """Tell whether the worker is to end: this answer should be the last.
+
+        Not in asyncio.
         """
 
     def read_nowait(self, n: int) -> bytes | None:

@@ -5,6 +5,9 @@ a RST makes the kernel throw away what it had not delivered yet (RFC 9293, 3.10.
 2525, 2.17). So the end of a connection is: shut down for writing (the peer sees the end
 after the last byte), take in and throw away what the peer still sends, close when the peer
 closes or has nothing more to get. All of it bounded in time and in number.
+
+A peer that has acknowledged everything and was silent for IDLE has nothing more to get,
+whether that time has passed before our end or after it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import array
 import fcntl
 import socket
+import struct
 import termios
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +30,13 @@ LIMIT = 30.0
 
 ROOM = 512
 """Connections that linger at once; the oldest makes room. A peer pays for it, not we."""
+
+_INFO = struct.Struct("@B43xI4xI")
+"""tcpi_state, tcpi_last_data_sent and tcpi_last_data_recv of linux/tcp.h. The latter two
+are milliseconds; an end (FIN) and an acknowledgement are no data."""
+
+_FIN_UNACKED = frozenset({4, 9, 11})
+"""FIN_WAIT1, LAST_ACK and CLOSING of net/tcp_states.h."""
 
 CHUNK = 1 << 16
 TURN = 16
@@ -57,8 +68,9 @@ class Linger:
             if not sock.recv(CHUNK, socket.MSG_DONTWAIT):
                 sock.close()  # the peer's end is read, nothing is left: this is a FIN
                 return []
+            settled = False
         except BlockingIOError:
-            pass
+            settled = has_everything(sock, IDLE)
         except OSError:
             sock.close()  # the peer has reset it, there is nobody to lose for
             return []
@@ -66,6 +78,9 @@ class Linger:
             sock.shutdown(socket.SHUT_WR)
         except OSError:
             sock.close()  # ENOTCONN
+            return []
+        if settled:
+            sock.close()
             return []
         fd = sock.fileno()
         self.entries[fd] = Entry(sock, now + LIMIT, now)
@@ -121,3 +136,15 @@ def _unsent(sock: socket.socket) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
     return count[0]
+
+
+def has_everything(sock: socket.socket, quiet: float = 0.0) -> bool:
+    """Tell whether the peer has all data, and none went either way for so long."""
+    if sock.family == socket.AF_UNIX:
+        return quiet == 0.0 and _unsent(sock) == 0  # nobody counts the time there
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+    state, sent, received = _INFO.unpack(info)
+    if min(sent, received) < quiet * 1000:
+        return False
+    # An end that was sent and is not acknowledged counts as a byte of its own.
+    return _unsent(sock) <= (state in _FIN_UNACKED)

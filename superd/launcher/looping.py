@@ -203,6 +203,8 @@ class LoopWorker:
             with contextlib.suppress(OSError):  # ENOTCONN, EINVAL: the peer has gone
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         conn = Conn(words, sock, self._spec, self._loop)
+        if self._retired:
+            conn.reader.retire()
         if self._spec.banner:
             conn.writer.write(self._spec.banner)
         self.conns[conn.id] = conn
@@ -226,7 +228,10 @@ class LoopWorker:
             self._end(conn, conn.signal, DONE)
 
     def _retire(self) -> None:
+        """Serve what is under way; who only might ask again is let go (RFC 9112 9.5)."""
         self._retired = True
+        for conn in self.conns.values():
+            conn.reader.retire()
         self._flush_soon()
 
     # -- a connection's life ----------------------------------------------------------
@@ -260,7 +265,7 @@ class LoopWorker:
         if self.conns.pop(conn.id, None) is None:
             return
         conn.writer.release()
-        self._ends.add(conn.sock, conn.id)
+        self._ends.add(conn.sock, conn.id, idle=conn.reader.dismissed)
         self._report(f"end {conn.id} {number} {status} -")
 
     def _expire(self, lifetime: float) -> None:

@@ -39,6 +39,11 @@ COST = 1 << 16
 BUDGET = 4 * COST
 """What a handler may spend before it lets others in. A call costs `COST` and a byte 1."""
 
+GRACE = 1.0
+"""Seconds that a peer keeps to ask again after an answer, although no further request is
+wanted: one that asks without a pause has its next request under way just now, and hears of
+the end with that answer. nginx has keepalive_min_timeout for it."""
+
 ERRNO_PEER_GONE = frozenset(
     {
         errno.EPIPE,
@@ -84,12 +89,15 @@ class Reader:
         "_dry",
         "_eof",
         "_fd",
+        "_idle",
         "_limit",
         "_loop",
+        "_retired",
         "_sock",
         "_waiter",
         "_wanted",
         "_watched",
+        "dismissed",
         "error",
         "spent",
     )
@@ -112,6 +120,10 @@ class Reader:
         self._waiter: asyncio.Future[bool] | None = None
         self._wanted = 0
         self._watched = False
+        self._idle: float | None = None  # since when, in a wait between two requests
+        self._retired = False
+        self.dismissed = False
+        """retire() has ended such a wait: the peer has had its answer for GRACE."""
         self.error: OSError | None = None
         """What has ended the connection."""
         self.spent = 0
@@ -130,11 +142,14 @@ class Reader:
         """Say whether the end was read, and everything before it."""
         return self._eof and not self._buffer
 
-    async def read(self, n: int = -1, deadline: float | None = None) -> bytes:
+    async def read(
+        self, n: int = -1, deadline: float | None = None, *, idle: bool = False
+    ) -> bytes:
         """Return what is there, at most `n` bytes, or wait for it; b"" at the end.
 
         Without `n`: everything up to the end. TimeoutError when nothing is there at the
-        `deadline`, a moment of time.monotonic().
+        `deadline`, a moment of time.monotonic(). An `idle` wait, for `n` bytes of a next
+        request, where nothing is lost if none comes, ends so after retire() as well.
         """
         if self.error is not None:
             raise self.error
@@ -150,7 +165,14 @@ class Reader:
         data = None if dry else self.read_nowait(n)
         if data is None:
             self._dry = False
-            await self._wait(n, deadline)
+            try:
+                await self._wait(n, deadline, idle=idle)
+            except TimeoutError:
+                data = self.read_nowait(n) if self.dismissed else None
+                if data is None:
+                    raise
+                self.dismissed = False  # a request came at the last moment
+                return data
             return self._take(n)
         return data
 
@@ -293,7 +315,9 @@ class Reader:
         self.spent += COST + len(data)
         self._put(data)
 
-    async def _wait(self, wanted: int, deadline: float | None) -> None:
+    async def _wait(
+        self, wanted: int, deadline: float | None, *, idle: bool = False
+    ) -> None:
         """Wait until something is in the buffer, or the end has come."""
         if self._waiter is not None:
             raise RuntimeError(
@@ -306,13 +330,17 @@ class Reader:
         if deadline is not None:
             delay = max(0.0, deadline - monotonic())
             timer = self._loop.call_later(delay, expire, waiter)
+        if idle:
+            self._idle = monotonic()
+            if self._retired:
+                self._loop.call_later(GRACE, self._dismiss, waiter)
         if not self._watched:
             self._watched = True
             self._loop.add_reader(self._fd, self._readable)
         try:
             in_time = await waiter
         finally:
-            self._waiter = None
+            self._waiter = self._idle = None
             if timer is not None:
                 timer.cancel()
         self.spent = 0
@@ -345,6 +373,22 @@ class Reader:
         if self._watched:
             self._watched = False
             self._loop.remove_reader(self._fd)
+
+    def is_retiring(self) -> bool:
+        """Say whether there should be no further request."""
+        return self._retired
+
+    def retire(self) -> None:
+        """End the idle wait that there is, and any that follows, after GRACE of it."""
+        self._retired = True
+        if self._waiter is not None and self._idle is not None:
+            delay = max(0.0, self._idle + GRACE - monotonic())
+            self._loop.call_later(delay, self._dismiss, self._waiter)
+
+    def _dismiss(self, waiter: asyncio.Future[bool]) -> None:
+        if not waiter.done():
+            self.dismissed = True
+            waiter.set_result(False)
 
     def end(self, error: OSError | None = None) -> None:
         """Read no more: what is buffered, then the end (or the error)."""

@@ -24,6 +24,7 @@ from superd.handlers.conversation import (
 )
 from superd.handlers.run import run
 from superd.handlers.wire import Wire
+from superd.streams import reader as reading
 from superd.streams.reader import Reader
 from superd.streams.writer import Writer
 
@@ -138,6 +139,49 @@ def test_a_deadline_that_passes_is_too_slow(play, conversation, text):
     with play(conversation) as served:
         assert served.wait() == exits.SLOW
         assert served.log == f"demo: the peer was too slow {text}\n"
+
+
+def test_a_wait_between_requests_is_one_like_any_other_while_nothing_ends(play):
+    def conversation():
+        data = yield Read(100, later(), "its next request", idle=True)
+        yield Write(data, later(), "the answer")
+        try:
+            yield Read(100, soon(), "its next request", idle=True)
+        except exits.TooSlow as slow:
+            yield Write(str(slow).encode(), later(), "why")
+        return 0
+
+    with play(conversation) as served:
+        assert served.send(b"one").read_until(b"one") == b"one"
+        assert served.read() == b"the peer was too slow with its next request"
+        assert served.wait() == 0
+
+
+def test_in_a_loop_that_is_to_end_it_is_too_slow_at_once(monkeypatch):
+    monkeypatch.setattr(reading, "GRACE", 0.0)
+
+    def conversation():
+        yield Write(b"x", later(), "a byte")
+        with pytest.raises(exits.TooSlow):
+            yield Read(100, later(), "its next request", idle=True)
+        return 7
+
+    async def retired():
+        peer, sock = connection("pair")
+        with peer, sock:
+            for one in (peer, sock):
+                one.setblocking(False)
+            loop = asyncio.get_running_loop()
+            reader = Reader(sock, loop)
+            writer = Writer(sock, loop, reader)
+            task = loop.create_task(talk_in_loop(conversation(), reader, writer))
+            await loop.sock_recv(peer, 1)
+            reader.retire()
+            code = await task
+            writer.release()
+            return code
+
+    assert asyncio.run(retired()) == 7
 
 
 def test_a_failure_is_raised_at_the_step_and_may_be_answered(play):

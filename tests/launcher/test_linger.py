@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
@@ -9,7 +10,7 @@ import pytest
 from daemon_under_test import DEADLINE, eventually, read_all, ready
 
 from superd.launcher import linger as module
-from superd.launcher.linger import IDLE, LIMIT, ROOM, TURN, Linger
+from superd.launcher.linger import IDLE, LIMIT, ROOM, TURN, Linger, has_everything
 
 
 def tcp():
@@ -143,6 +144,86 @@ def test_a_flood_is_read_a_turn_at_a_time(linger):
             assert len(ours.recv(1 << 16, socket.MSG_DONTWAIT)) == 50
         finally:
             module.CHUNK = size
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Let a moment of silence be enough."""
+    monkeypatch.setattr(module, "IDLE", 0.05)
+
+
+def test_a_peer_that_was_silent_before_the_end_is_not_waited_for(linger, quick):
+    peer, ours = tcp()
+    with peer:
+        ours.sendall(b"x")
+        eventually(lambda: has_everything(ours, module.IDLE), "silent for long enough")
+        linger.add(ours, 0.0)
+        assert linger.entries == {}
+        assert ours.fileno() == -1
+        assert read_all(peer) == b"x"
+
+
+@pytest.mark.parametrize("whose", ["ours", "the peer's"])
+def test_a_byte_of_either_side_begins_the_silence_anew(linger, whose):
+    peer, ours = tcp()
+    with peer:
+        module.IDLE, before = 0.05, module.IDLE
+        try:
+            eventually(
+                lambda: has_everything(ours, module.IDLE), "silent for long enough"
+            )
+        finally:
+            module.IDLE = before
+        if whose == "ours":
+            ours.sendall(b"x")
+        else:
+            peer.sendall(b"x")
+            assert ready([ours.fileno()], DEADLINE)
+        assert not has_everything(ours, module.IDLE)
+        linger.add(ours, 0.0)
+        assert len(linger.entries) == 1
+
+
+def test_a_silent_peer_that_has_not_taken_everything_is_waited_for(linger, quick):
+    peer, ours = tcp()
+    control, other = tcp()
+    with peer, control, other:
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 65536)
+        # The control is silent for as long, later.
+        eventually(lambda: has_everything(other, module.IDLE), "silent for long enough")
+        linger.add(ours, 0.0)
+        assert len(linger.entries) == 1
+
+
+def test_an_unread_byte_of_the_peer_is_a_reason_to_wait(linger, quick):
+    peer, ours = tcp()
+    with peer:
+        peer.sendall(b"x")
+        eventually(lambda: has_everything(ours, module.IDLE), "silent for long enough")
+        linger.add(ours, 0.0)
+        assert len(linger.entries) == 1
+
+
+def test_an_end_on_its_way_is_no_byte_that_is_missing(linger, quick):
+    peers = []
+    for _ in range(20):
+        peer, ours = tcp()
+        peers.append(peer)
+        ours.sendall(b"x")
+        eventually(
+            lambda ours=ours: has_everything(ours, module.IDLE),
+            "silent for long enough",
+        )
+        # As a worker does before it hands a connection over.
+        ours.shutdown(socket.SHUT_WR)
+        linger.add(ours, 0.0)
+        assert linger.entries == {}
+    for peer in peers:
+        with peer:
+            assert read_all(peer) == b"x"
 
 
 # -- in a real launcher ----------------------------------------------------------------

@@ -65,6 +65,33 @@ async def serve(reader, writer, options):
 """
 
 
+# Requests and answers of three bytes.
+IDLE = """
+from superd.streams import reader as reading
+reading.GRACE = 0.1
+async def serve(reader, writer, options):
+    try:
+        while data := await reader.read(3, idle=True):
+            writer.write(data + await reader.readexactly(3 - len(data)))
+    except TimeoutError:
+        pass
+"""
+
+# One answer of 64 KiB; then the log says so.
+BIG = """
+import os
+from superd.streams import reader as reading
+reading.GRACE = 0.1
+async def serve(reader, writer, options):
+    writer.write(bytes(1 << 16))
+    os.write(2, b"unsent %d" % writer.unsent)
+    try:
+        await reader.read(3, idle=True)
+    except TimeoutError:
+        pass
+"""
+
+
 class Worker:
     """One worker and the other ends of all it has."""
 
@@ -613,6 +640,79 @@ def test_retire_finishes_what_came_before_it(worker):
         peer.close()
     assert it.wait_end() == 0
     assert sorted(it.records) == ["end 1 0 0 -", "end 2 0 0 -"]
+
+
+def end_of_all(it, peers):
+    """Read each peer to its end, and wait for that of the worker."""
+    ends = [read_all(peer) for peer in peers]
+    assert it.wait_end() == 0
+    return ends
+
+
+def test_retire_lets_idle_peers_go_whatever_they_do(worker):
+    it = worker(IDLE)
+    peers = [it.connect() for _ in range(20)]
+    for peer in peers:
+        assert it.ask(peer, b"one") == b"one"
+    it.put("retire")
+    # None of them closes its end, and yet nobody waits for them.
+    assert end_of_all(it, peers) == [b""] * 20
+    ends = [one.split(" ", 2)[2] for one in it.records if one.startswith("end ")]
+    assert ends == ["0 0 -"] * 20
+    assert it.back.recv(64) == b"", "the launcher would wait for them"
+
+
+def test_retire_lets_a_peer_ask_that_has_just_had_its_answer(worker):
+    it = worker(IDLE.replace("0.1", "1000.0"))
+    peer = it.connect()
+    assert it.ask(peer, b"one") == b"one"
+    it.put("retire")
+    assert it.ask(peer, b"two") == b"two"
+    peer.shutdown(socket.SHUT_WR)
+    assert end_of_all(it, [peer]) == [b""]
+
+
+def test_retire_leaves_a_peer_alone_that_is_waited_for_otherwise(worker):
+    it = worker(ECHO)
+    peer = it.connect()
+    assert it.ask(peer, b"one") == b"one"
+    it.put("retire")
+    assert it.ask(peer, b"two") == b"two"
+    peer.shutdown(socket.SHUT_WR)
+    assert end_of_all(it, [peer]) == [b""]
+
+
+def test_retire_lets_a_request_finish_that_is_under_way(worker):
+    it = worker(IDLE)
+    peer, idle = it.connect(), it.connect()
+    assert it.ask(idle, b"one") == b"one"
+    peer.sendall(b"tw")
+    it.put("retire")
+    assert read_all(idle) == b""
+    peer.sendall(b"o")
+    assert end_of_all(it, [peer]) == [b"two"]
+
+
+def test_an_idle_peer_that_has_not_got_its_answer_is_the_launchers_to_wait_for(worker):
+    it = worker(BIG)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket() as peer,
+    ):
+        # So much of the answer is acknowledged as long as nobody reads it.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        peer.connect(listener.getsockname())
+        with listener.accept()[0] as accepted:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+            it.put(it.record(), fds=(accepted.fileno(),))
+        eventually(lambda: it.log() == b"unsent 0", "the answer is the kernel's")
+        it.put("retire")
+        assert it.wait_end() == 0
+        assert ready([it.back.fileno()], DEADLINE)
+        data, fds, _, _ = socket.recv_fds(it.back, 64, 1)
+        os.close(fds[0])
+        assert data == b"linger 1"
+        assert read_all(peer) == bytes(1 << 16)
 
 
 def test_a_kill_still_works_after_retire(worker):

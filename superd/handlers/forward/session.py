@@ -101,6 +101,7 @@ class Session:
             line, _, rest = head.partition(b"\r\n")
             record.url = shown(line[:_GLIMPSE])
             request = client.heads.parse(head)
+            last = last or client.is_over(request)
             record.method, record.url = request.method, shown(request.target)
             if request.method == b"CONNECT":
                 return await self._tunnel(request, rest)
@@ -327,12 +328,15 @@ class Session:
 def wants_upgrade(request: Request) -> bool:
     """Tell whether a request can become another protocol (RFC 9110 7.8).
 
-    One with a body is not understood so: where it ends, the other one would begin.
+    One with a body is not understood so: where it ends, the other one would begin. Nor one
+    that wants another HTTP: its requests would be seen by no rule and by no log.
     """
+    wanted = request.options(b"upgrade")
     return (
         request.length == 0
         and request.minor == 1
-        and bool(request.values(b"upgrade"))
+        and bool(wanted)
+        and not any(one.startswith((b"h2", b"h3", b"http")) for one in wanted)
         and b"upgrade" in request.options(b"connection")
     )
 

@@ -34,12 +34,18 @@ _GLIMPSE: Final = 256
 """Bytes of a request that could not be read, for the log."""
 
 
-def converse(site: Site, root: int, peer: Callable[[], str] = str) -> Conversation:
+def converse(
+    site: Site,
+    root: int,
+    peer: Callable[[], str] = str,
+    retiring: Callable[[], bool] = bool,
+) -> Conversation:
     """Answer until one side wants no more; returns the exit code.
 
-    `root` is a descriptor of the folder, `peer` tells the address for the log.
+    `root` is a descriptor of the folder, `peer` tells the address for the log, `retiring`
+    whether the answer to a request that has come should be the last.
     """
-    connection = _Connection(site, root, peer)
+    connection = _Connection(site, root, peer, retiring)
     most = site.bounds.requests
     for number in range(1, most + 1):
         if number == 2:  # noqa: PLR2004
@@ -63,15 +69,23 @@ class _Connection:
         "_peer",
         "_reader",
         "_request",
+        "_retiring",
         "_root",
         "_site",
         "_user",
     )
 
-    def __init__(self, site: Site, root: int, peer: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        root: int,
+        peer: Callable[[], str],
+        retiring: Callable[[], bool],
+    ) -> None:
         self._site = site
         self._root = root
         self._peer = peer
+        self._retiring = retiring
         self._address: str | None = None
         self._reader = HeadReader(site.bounds.head)
         self._forget()
@@ -100,12 +114,17 @@ class _Connection:
         except Exception:
             yield from self._refuse(Refused(500, "something is wrong here"))
             raise
+        keep = keep and not self._is_over()
         whole = yield from self._send(answer, keep=keep)
         if keep and whole:
             return None
         # RFC 9112 9.6: a server that closes first does so in two steps.
         yield Linger()
         return exits.OK
+
+    def _is_over(self) -> bool:
+        """Tell whether to end here; who has sent requests ahead gets all answers."""
+        return self._retiring() and not self._reader.pending
 
     def _drop_body(self, request: Request) -> Generator[Step, Any, bool]:
         """Read the body away; False where nobody knows whether it comes."""
@@ -142,7 +161,7 @@ class _Connection:
         if not first and not reader.pending:
             idle = time.monotonic() + timeouts.idle
             try:
-                data = yield Read(stdio.CHUNK, idle, "its next request")
+                data = yield Read(stdio.CHUNK, idle, "its next request", idle=True)
             except exits.TooSlow:
                 return None
             if not data:
