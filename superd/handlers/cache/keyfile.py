@@ -31,7 +31,7 @@ _CHECKED: Final = 8
 _EACH: Final = struct.Struct("<8sQIIB")
 MOST: Final = 64
 """Variants of one key; the oldest go."""
-LARGEST: Final = 1 << 19
+LARGEST: Final = 1 << 20
 """Bytes of one record; the oldest variants go. All of it is read for each request that the
 shelf cannot serve: 64 variants with heads of 60 KiB took 150 ms."""
 LONGEST_META: Final = 1 << 18

@@ -80,6 +80,11 @@ def kept(reply_fields: Sequence[Field]) -> Fields:
     return without(fields, secret) if secret else fields
 
 
+def for_all(reply_fields: Sequence[Field]) -> Fields:
+    """Return what a validation says to everybody: what a stored answer may take from it."""
+    return without(reply_fields, _OF_THE_ASKER)
+
+
 def dated(fields: Fields, received: float) -> Fields:
     """Return the fields with a Date, that of arrival where there was none (9110 6.6.1)."""
     if has(fields, b"date"):
@@ -104,9 +109,7 @@ def freshened(
     """
     if not _is_about(stored, reply_fields, head=head):
         return None
-    new = without(
-        dated(end_to_end(reply_fields), received), _OF_THE_BYTES | _OF_THE_ASKER
-    )
+    new = without(dated(end_to_end(reply_fields), received), _OF_THE_BYTES)
     replaced = {name.lower() for name, _ in new} | _OF_THE_MESSAGE
     fields = kept([*without(stored.fields, replaced), *new])
     return stored._replace(

@@ -54,9 +54,9 @@ def selecting(reply_fields: Sequence[Field], request_fields: Sequence[Field]) ->
 
 def selection_of(stored: Stored) -> Selection | None:
     """Return what a request must have to be given this answer; None: no request has it."""
-    if is_unselectable(stored.fields):
-        return None
     names = members(stored.fields, b"vary")
+    if b"*" in names:
+        return None
     return tuple(
         (name, normalised(stored.request, name)) for name in dict.fromkeys(names)
     )

@@ -94,6 +94,8 @@ _places: list[_Place] = []
 def serve_stdin(plan: Plan) -> int:
     """Serve the connection on fd 0; returns the exit code."""
     _check()
+    # As in the worker of a loop: a file's limit is an error of its call.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     if not _places:
         _places.append(_Place())
     loop = _places[0].loop
@@ -126,6 +128,22 @@ def _check() -> None:
 
 
 async def _serve(plan: Plan, sock: Any, place: _Place) -> int:
+    try:
+        code = await _converse(plan, sock, place)
+    except Exception:
+        await _finish(plan)
+        raise
+    await _finish(plan)
+    return code
+
+
+async def _finish(plan: Plan) -> None:
+    """End what runs with nobody waiting: a loop that stands still would keep its claims."""
+    if plan.desk is not None:
+        await plan.desk.finish()
+
+
+async def _converse(plan: Plan, sock: Any, place: _Place) -> int:
     reader = Reader(sock, place.loop)
     writer = _Writer(sock, place.loop, reader)
     try:
@@ -143,6 +161,4 @@ async def _serve(plan: Plan, sock: Any, place: _Place) -> int:
         writer.release()
     with Wire() as wire:
         wire.linger()
-    if plan.desk is not None:
-        await plan.desk.finish()
     return code

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from superd.handlers.forward import reach
+from superd.handlers.forward.client import CHUNK, MORSEL
 from superd.handlers.forward.fields import without
 from superd.handlers.forward.framing import (
     BadFraming,
@@ -251,7 +252,8 @@ class Asking:
                 payload = body.feed(data)
                 if payload or body.done:
                     return payload
-                data = await self.upstream.read(monotonic() + patience)
+                most = MORSEL if body.costly else CHUNK
+                data = await self.upstream.read(monotonic() + patience, most)
                 if not data:
                     self._check_upload()
                     body.end()

@@ -62,7 +62,11 @@ class Behind:
         if reply.status == NOT_MODIFIED:
             await asking.end(reply)
             fresh = validation.freshened(
-                found.facts.stored, reply.fields, self._fields, requested, received
+                found.facts.stored,
+                validation.for_all(reply.fields),
+                self._fields,
+                requested,
+                received,
             )
             if fresh is None:
                 desk.forget(found)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
+        b"http2-settings",
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-authentication-info",
@@ -29,7 +30,7 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-"""Of one connection (7.6.1; proxy fields are ours: 11.7)."""
+"""Of one connection (7.6.1; proxy fields are ours: 11.7; RFC 7540 3.2.1)."""
 END_TO_END: Final = frozenset(
     {
         b"age",

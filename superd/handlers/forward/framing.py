@@ -6,7 +6,8 @@ framing fields that were received.
 
 All bodies have the same face: `feed(data)` gives the payload in data, `end()` takes the
 end of the sender, `done` tells that the body is whole, `rest` is what came behind it.
-`lasting`: a further message can follow; `doubtful`: none may be believed.
+`lasting`: a further message can follow; `doubtful`: none may be believed. `costly`: to be
+given little at a time.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class NoBody:
 
     __slots__ = ("done", "doubtful", "length", "rest", "trailers")
     lasting: Final = True
+    costly: Final = False
 
     def __init__(self, *, doubtful: bool = False) -> None:
         """Take whether another reader could find a body: no next message is safe then."""
@@ -80,6 +82,7 @@ class Sized:
 
     __slots__ = ("_left", "done", "doubtful", "length", "rest", "trailers")
     lasting: Final = True
+    costly: Final = False
 
     def __init__(self, length: int) -> None:
         self.length: int | None = length
@@ -111,6 +114,7 @@ class UntilEnd:
 
     __slots__ = ("done", "doubtful", "length", "rest", "trailers")
     lasting: Final = False
+    costly: Final = False
 
     def __init__(self) -> None:
         self.length: int | None = None

@@ -139,6 +139,9 @@ class Passing:
         if unframed or not keep:
             end += b"Connection: close\r\n"
         record.status = reply.status
+        if unframed:
+            # Also for a process that is killed in the middle of it.
+            resetting.arm(client.writer.get_extra_info("socket"))
         head = head_of(reply, lines + told, end, dated=dated)
         try:
             data = b"" if body.done else await asking.read()
@@ -180,6 +183,8 @@ class Passing:
             raise
         if chunked:
             await client.send(last_chunk(body.trailers))
+        if unframed:
+            resetting.disarm(client.writer.get_extra_info("socket"))
         return not unframed
 
     def _reset(self) -> None:

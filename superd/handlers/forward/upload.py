@@ -10,6 +10,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from superd.handlers.forward.client import CHUNK, MORSEL
 from superd.handlers.forward.framing import BadFraming, Body, chunk, last_chunk
 from superd.handlers.forward.upstream import Lost
 from superd.handlers.http.refusal import Refused
@@ -61,8 +62,9 @@ class Upload:
                 self.moved = monotonic()
             if body.done:
                 break
+            most = MORSEL if body.costly else CHUNK
             data = await client.read(
-                monotonic() + timeouts.body, "the body of its request"
+                monotonic() + timeouts.body, "the body of its request", most
             )
             if not data:
                 raise Refused(400, "the body of the request ends before its end")

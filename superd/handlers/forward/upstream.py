@@ -71,10 +71,10 @@ class Upstream:
         except OSError as error:
             raise Lost(error.strerror or "it has gone") from None
 
-    async def read(self, deadline: float) -> bytes:
+    async def read(self, deadline: float, most: int = CHUNK) -> bytes:
         """Return what has come, empty at the end. Raises Lost, Late."""
         try:
-            return await self.reader.read(CHUNK, deadline)
+            return await self.reader.read(most, deadline)
         except TimeoutError:
             raise Late("it said nothing in time") from None
         except OSError as error:

@@ -111,7 +111,11 @@ class Visit:
         """Answer from what a 304 was about."""
         now = time.time()
         fresh = validation.freshened(
-            found.facts.stored, reply.fields, self._fields, self._requested, now
+            found.facts.stored,
+            validation.for_all(reply.fields),
+            self._fields,
+            self._requested,
+            now,
         )
         renewed = None if fresh is None else self._desk.renew(found, fresh)
         cookies = [one for one in reply.fields if one[0].lower() == b"set-cookie"]
@@ -222,7 +226,7 @@ class Visit:
                 return
             fresh = validation.freshened(
                 known.facts.stored,
-                reply.fields,
+                validation.for_all(reply.fields),
                 self._fields,
                 self._requested,
                 received,

@@ -154,7 +154,9 @@ class Copying:
         """Do what an event is good for. Raises Reset."""
         asked = self._asked[fd]
         for flow in (self.up, self.down):
-            reads = flow.source.fd == fd and asked & POLLIN
+            # Room alone is nothing to read, and a socket that is not ours to make
+            # non-blocking would wait.
+            reads = flow.source.fd == fd and asked & POLLIN and events & ~POLLOUT
             writes = flow.sink.fd == fd and asked & POLLOUT
             if (reads or writes) and flow.move():
                 self._moved = monotonic()
