@@ -153,6 +153,12 @@ OPTIONS: dict[str, dict[str, object]] = {
                 "default": 5.0,
                 "help": "how long a request waits for the answer to one like it",
             },
+            "cookies": {
+                "type": "bool",
+                "default": False,
+                "help": "keep Set-Cookie with an answer, for all who get that, as "
+                "RFC 9111 has it; else it is for the first alone",
+            },
         },
         "help": "keep answers for those who ask the same (RFC 9111)",
     },

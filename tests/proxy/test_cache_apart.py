@@ -322,3 +322,15 @@ def test_old_and_new_do_not_mix(cached, origin):
     for body in bodies:
         answer = ask(use, url(server))
         assert (answer.body, answer.the("x-size")) == (body, b"%d" % len(body))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_cookie_of_a_stored_answer_is_for_all_or_for_the_first(
+    looping, daemons, origin, kept
+):
+    server = origin(answers(reply(b"one", LASTING, "Set-Cookie: a=b")))
+    use = with_cache(looping, daemons, cache={"cookies": kept})
+    assert "set-cookie" in ask(use, url(server)).names
+    again = ask(use, url(server))
+    assert said(again) == "hit"
+    assert ("set-cookie" in again.names) == kept

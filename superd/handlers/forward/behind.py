@@ -63,7 +63,7 @@ class Behind:
             await asking.end(reply)
             fresh = validation.freshened(
                 found.facts.stored,
-                validation.for_all(reply.fields),
+                desk.told_to_all(reply.fields),
                 self._fields,
                 requested,
                 received,
@@ -85,7 +85,7 @@ class Behind:
             self._fields,
             reply.status,
             reply.reason,
-            reply.fields,
+            desk.told_to_all(reply.fields),
             requested=requested,
             received=received,
         )

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from superd.handlers import stdio
-from superd.handlers.cache import policy, verdict
+from superd.handlers.cache import policy, validation, verdict
 from superd.handlers.cache import record as records
 from superd.handlers.cache.claims import Claims
 from superd.handlers.cache.store import Store
@@ -48,14 +48,21 @@ all workers of a pool."""
 def open_desk(cache: Options) -> Desk:
     """Open the cache of these options. Raises SetupError."""
     store = Store(cache["folder"], cache["size"], cache["largest"])
-    return Desk(store, Claims(store.folder), cache["collapse"])
+    claims = Claims(store.folder)
+    return Desk(store, claims, cache["collapse"], cookies=cache["cookies"])
 
 
 class Desk:
     """The cache, as requests find it."""
 
-    def __init__(self, store: Store, claims: Claims, patience: float) -> None:
-        """`patience`: seconds that a request waits for the answer to one like it."""
+    def __init__(
+        self, store: Store, claims: Claims, patience: float, *, cookies: bool = False
+    ) -> None:
+        """`patience`: seconds that a request waits for the answer to one like it.
+
+        `cookies`: those of a stored answer are given to everybody who gets it.
+        """
+        self._cookies = cookies
         self._store = store
         self._claims = claims
         self._patience = patience
@@ -157,6 +164,10 @@ class Desk:
     def largest(self) -> int:
         """Bytes of the largest body that is kept."""
         return self._store.largest
+
+    def told_to_all(self, fields: list[Field]) -> list[Field]:
+        """Return those fields of an answer that are kept for others (RFC 9111 7.3)."""
+        return fields if self._cookies else validation.for_all(fields)
 
     def _tell(self, why: str) -> None:
         """Say in the log that nothing can be kept, once a minute."""

@@ -18,7 +18,7 @@ from superd.handlers.http.accesslog import quoted
 if TYPE_CHECKING:
     from superd.handlers.forward.counters import Counters
 
-_USER: Final = re.compile(rb"(//|^CONNECT |^)[^/?# ]*@")
+_USER: Final = re.compile(rb"(//|^CONNECT |^)[^/?# ]*@|()[^/?# ]+:[^/?# ]*@")
 NONE: Final = "none"
 LINE: Final = "line"
 JSON: Final = "json"
@@ -96,7 +96,11 @@ class Record:
 
 def shown(target: bytes) -> bytes:
     """Return a target without the user and the password that may be in it."""
-    return _USER.sub(rb"\1***@", target) if b"@" in target else target
+    return _USER.sub(_masked, target) if b"@" in target else target
+
+
+def _masked(found: re.Match[bytes]) -> bytes:
+    return (found[1] or b"") + b"***@"
 
 
 def _text(data: bytes) -> str:

@@ -99,7 +99,7 @@ class Session:
             if head is None:
                 return exits.OK
             line, _, rest = head.partition(b"\r\n")
-            record.url = shown(line[:_GLIMPSE])
+            record.url = shown(line)[:_GLIMPSE]
             request = client.heads.parse(head)
             last = last or client.is_over(request)
             record.method, record.url = request.method, shown(request.target)

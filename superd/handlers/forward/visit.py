@@ -110,15 +110,21 @@ class Visit:
     async def _renewed(self, found: Found, reply: Reply, claim: Claim | None) -> bool:
         """Answer from what a 304 was about."""
         now = time.time()
+        told = self._desk.told_to_all(reply.fields)
+        # What is not told to all is still for who has asked.
+        cookies = [one for one in reply.fields if one not in told]
         fresh = validation.freshened(
             found.facts.stored,
-            validation.for_all(reply.fields),
+            told,
             self._fields,
             self._requested,
             now,
         )
-        renewed = None if fresh is None else self._desk.renew(found, fresh)
-        cookies = [one for one in reply.fields if one[0].lower() == b"set-cookie"]
+        if fresh is not None and fieldwork.has(self._fields, b"authorization"):
+            # It holds; what else was said is for this peer (RFC 9111 3.5).
+            renewed: Found | None = found
+        else:
+            renewed = None if fresh is None else self._desk.renew(found, fresh)
         if renewed is not None and await self._serve(
             renewed, now, "revalidated", fieldwork.lines_of(cookies)
         ):
@@ -182,7 +188,7 @@ class Visit:
             self._fields,
             reply.status,
             reply.reason,
-            reply.fields,
+            desk.told_to_all(reply.fields),
             requested=self._requested,
             received=received,
         )
@@ -220,13 +226,15 @@ class Visit:
     def _learn(self, reply: Reply, found: Found | None, received: float) -> None:
         """Take from an answer that is not kept what it says of one that is."""
         desk = self._desk
+        if fieldwork.has(self._fields, b"authorization"):
+            return
         if self._passing.question.method == b"HEAD" and reply.status == 200:  # noqa: PLR2004
             known = found or desk.find(self._key, self._fields)
             if known is None:
                 return
             fresh = validation.freshened(
                 known.facts.stored,
-                validation.for_all(reply.fields),
+                desk.told_to_all(reply.fields),
                 self._fields,
                 self._requested,
                 received,
