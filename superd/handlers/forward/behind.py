@@ -73,7 +73,7 @@ class Behind:
             else:
                 desk.renew(found, fresh)
             return
-        if not policy.may_store(
+        if not desk.may_store(
             b"GET", self._fields, reply.status, reply.fields, now=received
         ):
             await asking.abandon()

@@ -15,9 +15,11 @@ from superd.handlers import stdio
 from superd.handlers.cache import policy, validation, verdict
 from superd.handlers.cache import record as records
 from superd.handlers.cache.claims import Claims
+from superd.handlers.cache.freshness import is_explicit
 from superd.handlers.cache.store import Store
 from superd.handlers.cache.verdict import Verdict
 from superd.handlers.forward import apart, stored
+from superd.handlers.forward import fields as fieldwork
 from superd.handlers.forward.asking import Asking
 from superd.handlers.forward.behind import Behind
 from superd.handlers.forward.pages import NO_ERROR, Failed
@@ -164,6 +166,28 @@ class Desk:
     def largest(self) -> int:
         """Bytes of the largest body that is kept."""
         return self._store.largest
+
+    def may_store(
+        self,
+        method: bytes,
+        request_fields: list[Field],
+        status: int,
+        reply_fields: list[Field],
+        *,
+        now: float,
+    ) -> bool:
+        """Tell whether an answer may be kept, and for how long is told or can be guessed.
+
+        Without its cookie one would look as if it were the same for everybody: where
+        nothing says how long it holds, that is no ground to guess on.
+        """
+        if (
+            not self._cookies
+            and fieldwork.has(reply_fields, b"set-cookie")
+            and not is_explicit(reply_fields)
+        ):
+            return False
+        return policy.may_store(method, request_fields, status, reply_fields, now=now)
 
     def told_to_all(self, fields: list[Field]) -> list[Field]:
         """Return those fields of an answer that are kept for others (RFC 9111 7.3)."""

@@ -173,7 +173,7 @@ class Visit:
         received = time.time()
         method = passing.question.method
         size = asking.body.length
-        if not policy.may_store(
+        if not desk.may_store(
             method, self._fields, reply.status, reply.fields, now=received
         ) or (size is not None and size > desk.largest):
             if claim is not None:
