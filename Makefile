@@ -9,13 +9,16 @@ BIN := $(VENV)/bin
 PYTHON ?=
 RUN_FLAGS ?= $(shell VENV=$(VENV) sh .ci/run-flags)
 
-.PHONY: run test test-long conformance lint format docs check bench clean
+.PHONY: run test test-modes test-long conformance lint format docs check bench clean
 
 run: $(VENV)/ready
 	@$(BIN)/superd -c etc/superd.yaml --hints $(RUN_FLAGS)
 
 test: $(VENV)/ready
-	@VENV=$(VENV) sh .ci/run-tests -m "not long and not conformance" -n 3 --dist loadfile
+	@VENV=$(VENV) sh .ci/run-tests -m "not long and not conformance and not modes" -n 3 --dist loadfile
+
+test-modes: $(VENV)/ready
+	@VENV=$(VENV) sh .ci/run-tests -m "modes and not long" -n 3 --dist loadfile
 
 test-long: $(VENV)/ready
 	@VENV=$(VENV) sh .ci/run-tests -m long --timeout 1200

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import threading
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +18,38 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+MODES = frozenset(
+    {
+        *("process", "pool", "loop", "workers", "in-process", "in-loop"),
+        *("asyncio", "uvloop", "epoll", "poll", "select"),
+    }
+)
+"""Words in the name of a test that say in which way something is served."""
+
+
+def spread(names: list[str]) -> set[int]:
+    """Choose of each test that is played in several modes the one for the quick run.
+
+    Returns the numbers of all others. Which one it is depends on the name alone, so that
+    tests of a kind are played in different modes, and each one always in the same.
+    """
+    alike: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        test, bracket, words = name.partition("[")
+        parts = re.split(r"(in-process|in-loop|[-.\]])", words)
+        if not MODES.isdisjoint(parts):
+            parts = ["*" if part in MODES else part for part in parts]
+            alike.setdefault(test + bracket + "".join(parts), []).append(number)
+    others: set[int] = set()
+    for name, numbers in alike.items():
+        others |= set(numbers) - {numbers[zlib.crc32(name.encode()) % len(numbers)]}
+    return others
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip root's tests for an ordinary user, with the reason."""
+    """Mark what a quick run leaves out; skip root's tests for an ordinary user."""
+    for number in spread([item.nodeid for item in items]):
+        items[number].add_marker(pytest.mark.modes)
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="needs root: identities, namespaces")
