@@ -177,6 +177,7 @@ def _serve(arguments: argparse.Namespace, compile_arguments: list[str]) -> int:
             master.start(result.plan)
         except ApplyError as error:
             text = "\n".join(f"superd: {line}" for line in error.lines)
+            _remove(pidfile)
             return _fail(verdict, error.status, text)
         if arguments.hints:
             services = result.plan["services"]
@@ -185,10 +186,16 @@ def _serve(arguments: argparse.Namespace, compile_arguments: list[str]) -> int:
             verdict.give(os.EX_OK)
         return master.run()
     except OSError as error:
+        _remove(pidfile)
         return _fail(verdict, os.EX_OSERR, _spell(error))
     finally:
-        if pidfile:
-            pidfile.remove()
+        _remove(pidfile)
+
+
+def _remove(pidfile: PidFile | None) -> None:
+    """Remove it, before anybody is told that it failed: he may look, and try again."""
+    if pidfile:
+        pidfile.remove()
 
 
 def _fail(verdict: Verdict | None, status: int, text: str) -> int:

@@ -74,7 +74,9 @@ class PidFile:
         os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
 
     def remove(self) -> None:
-        """Remove what we made, while the lock is ours, then let go."""
+        """Remove what we made, while the lock is ours, then let go; again is nothing."""
+        if self.fd < 0:
+            return
         try:
             if self._empty:
                 os.unlink(self.path)
@@ -82,3 +84,4 @@ class PidFile:
             pass  # tidied up before us, or a folder we may not write: the lock counts
         finally:
             os.close(self.fd)
+            self.fd = -1
