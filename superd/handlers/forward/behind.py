@@ -61,17 +61,7 @@ class Behind:
         found, desk = self._found, self._desk
         if reply.status == NOT_MODIFIED:
             await asking.end(reply)
-            fresh = validation.freshened(
-                found.facts.stored,
-                desk.told_to_all(reply.fields),
-                self._fields,
-                requested,
-                received,
-            )
-            if fresh is None:
-                desk.forget(found)
-            else:
-                desk.renew(found, fresh)
+            desk.learn(found, reply.fields, self._fields, requested, received)
             return
         if not desk.may_store(
             b"GET", self._fields, reply.status, reply.fields, now=received

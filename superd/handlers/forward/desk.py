@@ -232,6 +232,30 @@ class Desk:
         made = None if variant is None else stored.ready(variant)
         return None if variant is None or made is None else Found(variant, made.facts)
 
+    def learn(
+        self,
+        found: Found,
+        reply_fields: list[Field],
+        fields: list[Field],
+        requested: float,
+        received: float,
+        *,
+        head: bool = False,
+    ) -> None:
+        """Renew an answer by what a 304, or a `head`, says of it; or forget it."""
+        fresh = validation.freshened(
+            found.facts.stored,
+            self.told_to_all(reply_fields),
+            fields,
+            requested,
+            received,
+            head=head,
+        )
+        if fresh is None:
+            self.forget(found)
+        else:
+            self.renew(found, fresh)
+
     def forget(self, found: Found) -> None:
         """Remove an answer that is no longer true."""
         self._store.remove_variant(found.variant)

@@ -7,7 +7,6 @@ one: a missing last chunk, missing bytes, a reset.
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -189,9 +188,7 @@ class Passing:
 
     def _reset(self) -> None:
         """End so that the peer knows that it was not all: its only mark is the end."""
-        sock = self.client.writer.get_extra_info("socket")
-        if sock.family != socket.AF_UNIX and sock.fileno() >= 0:
-            resetting.reset(sock.fileno())
+        resetting.reset_peer(self.client.writer.get_extra_info("socket"))
 
     async def switch(self) -> bool:
         """Pass a wish to switch protocols on (RFC 9110 7.8); a tunnel if it is granted."""

@@ -13,13 +13,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from superd.handlers import stdio
-from superd.handlers.http.accesslog import quoted
+from superd.handlers.http.accesslog import moment_of, quoted, text_of, word_of
 
 if TYPE_CHECKING:
     from superd.handlers.forward.counters import Counters
 
 _USER: Final = re.compile(rb"(//|^CONNECT |^)[^/?# ]*@|()[^/?# ]+:[^/?# ]*@")
-NONE: Final = "none"
 LINE: Final = "line"
 JSON: Final = "json"
 
@@ -64,9 +63,8 @@ class Record:
 
     def _line(self, peer: str, seconds: float) -> str:
         words = [word for word in (self.method, self.url) if word]
-        user = quoted(self.user).replace(" ", "\\x20")
         line = (
-            f"proxy: peer={peer or '-'} user={user or '-'}"
+            f"proxy: peer={peer or '-'} user={word_of(self.user)}"
             f' request="{quoted(b" ".join(words) or b"-")}" status={self.status}'
             f" in={self.received} out={self.sent} cache={self.cache or '-'}"
             f" seconds={seconds:.3f}"
@@ -74,14 +72,12 @@ class Record:
         return f'{line} note="{quoted(self.note.encode())}"' if self.note else line
 
     def _json(self, peer: str, seconds: float) -> str:
-        now = time.time()
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         record = {
-            "time": f"{moment}.{int(now * 1000) % 1000:03}Z",
+            "time": moment_of(time.time()),
             "peer": peer,
-            "user": _text(self.user),
-            "method": _text(self.method),
-            "url": _text(self.url),
+            "user": text_of(self.user),
+            "method": text_of(self.method),
+            "url": text_of(self.url),
             "status": self.status,
             "in": self.received,
             "out": self.sent,
@@ -101,7 +97,3 @@ def shown(target: bytes) -> bytes:
 
 def _masked(found: re.Match[bytes]) -> bytes:
     return (found[1] or b"") + b"***@"
-
-
-def _text(data: bytes) -> str:
-    return data[:2048].decode("utf-8", "backslashreplace")

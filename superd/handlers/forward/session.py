@@ -185,9 +185,7 @@ class Session:
         if most and request.length and request.length > most:
             raise Refused(413, f"a body of more than {most} bytes")
         self._check(target, target.path)
-        objection = self._plan.http_ports.objection(target.port)
-        if objection:
-            raise Failed(403, objection, "http_request_denied")
+        _forbid(self._plan.http_ports.objection(target.port))
         onward = self._onward(rest, request)
         if onward.passed:
             raise Failed(508, "the request has come through this proxy before")
@@ -208,9 +206,7 @@ class Session:
         return await passing.run(keep=keep)
 
     def _check(self, target: Target, path: bytes | None) -> None:
-        objection = self._plan.rules.objection(target.host, target.port, path)
-        if objection:
-            raise Failed(403, objection, "http_request_denied")
+        _forbid(self._plan.rules.objection(target.host, target.port, path))
 
     def _onward(self, rest: bytes, request: Request) -> Onward:
         """Rewrite the fields; most peers send the same with each request."""
@@ -316,9 +312,7 @@ class Session:
         if request.length != 0:
             raise Refused(400, "CONNECT has no body")
         target = parse_authority(request.target)
-        objection = self._plan.ports.objection(target.port)
-        if objection:
-            raise Failed(403, objection, "http_request_denied")
+        _forbid(self._plan.ports.objection(target.port))
         self._check(target, None)
         if fieldwork.has_passed(fields_of(rest), self._plan.identity.name):
             raise Failed(508, "the request has come through this proxy before")
@@ -345,6 +339,12 @@ def own_of(writer: Writer) -> tuple[str, int] | None:
     """Return the address and port of our end; None of a Unix socket."""
     name = writer.get_extra_info("sockname")
     return (name[0], name[1]) if isinstance(name, tuple) else None
+
+
+def _forbid(objection: str) -> None:
+    """Refuse what there is an objection to."""
+    if objection:
+        raise Failed(403, objection, "http_request_denied")
 
 
 def fields_of(text: bytes) -> list[Field]:

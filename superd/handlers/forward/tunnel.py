@@ -7,7 +7,6 @@ of one side is a reset for the other. A tunnel in which nothing moves ends.
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from superd.handlers import exits
@@ -25,6 +24,8 @@ from superd.handlers.relay.story import (
 )
 
 if TYPE_CHECKING:
+    import socket
+
     from superd.handlers.forward.asking import Route
     from superd.handlers.forward.client import Client
     from superd.handlers.forward.record import Record
@@ -88,8 +89,7 @@ async def relay(client: Client, record: Record, upstream: Upstream) -> None:
         record.note = _NOTES[await both_ways(peer, host, tally, idle, idle)]
     except BaseException:
         # Who ends us cuts it short, for both sides.
-        if peer.family != socket.AF_UNIX and peer.fileno() >= 0:
-            resetting.reset(peer.fileno())
+        resetting.reset_peer(peer)
         raise
     finally:
         client.received += tally.up

@@ -99,10 +99,6 @@ class Upstream:
         """Return what has come behind the heads."""
         return self._heads.take()
 
-    def put_back(self, data: bytes) -> None:
-        """Take what followed the body of an interim answer."""
-        self._heads.feed(data)
-
     @property
     def is_quiet(self) -> bool:
         """Nothing has come that nobody asked for, and it has not ended."""

@@ -230,20 +230,15 @@ class Visit:
             return
         if self._passing.question.method == b"HEAD" and reply.status == 200:  # noqa: PLR2004
             known = found or desk.find(self._key, self._fields)
-            if known is None:
-                return
-            fresh = validation.freshened(
-                known.facts.stored,
-                desk.told_to_all(reply.fields),
-                self._fields,
-                self._requested,
-                received,
-                head=True,
-            )
-            if fresh is None:
-                desk.forget(known)
-            else:
-                desk.renew(known, fresh)
+            if known is not None:
+                desk.learn(
+                    known,
+                    reply.fields,
+                    self._fields,
+                    self._requested,
+                    received,
+                    head=True,
+                )
         elif found is not None and reply.status < 500:  # noqa: PLR2004
             # The host has another answer now, which is not to be kept.
             desk.forget(found)

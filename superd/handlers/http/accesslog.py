@@ -70,43 +70,48 @@ def _combined(entry: Entry, now: float) -> str:
     )
     referer, agent = _field(entry, b"referer"), _field(entry, b"user-agent")
     return (
-        f"{entry.peer or '-'} - {_user(entry.user)} [{moment}] "
+        f"{entry.peer or '-'} - {word_of(entry.user)} [{moment}] "
         f'"{quoted(entry.line)}" {entry.status} {entry.size} '
         f'"{quoted(referer or b"-")}" "{quoted(agent or b"-")}"'
     )
 
 
 def _json(entry: Entry, now: float) -> str:
-    t = time.gmtime(now)
-    milliseconds = int(now * 1000) % 1000
     record = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S", t) + f".{milliseconds:03}Z",
+        "time": moment_of(now),
         "peer": entry.peer,
-        "user": _text(entry.user),
-        "request": _text(entry.line),
-        "host": _text(_field(entry, b"host")),
+        "user": text_of(entry.user),
+        "request": text_of(entry.line),
+        "host": text_of(_field(entry, b"host")),
         "status": entry.status,
         "bytes": entry.size,
         "seconds": round(entry.seconds, 6),
-        "referer": _text(_field(entry, b"referer")),
-        "user_agent": _text(_field(entry, b"user-agent")),
+        "referer": text_of(_field(entry, b"referer")),
+        "user_agent": text_of(_field(entry, b"user-agent")),
     }
     # By name: nobody else here needs it, and under an inetd each connection imports.
     text: str = import_module("json").dumps(record)
     return text
 
 
+def moment_of(now: float) -> str:
+    """Spell a moment as RFC 3339 does, to the millisecond."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    return f"{moment}.{int(now * 1000) % 1000:03}Z"
+
+
 def _field(entry: Entry, name: bytes) -> bytes:
     return b", ".join(entry.request.values(name)) if entry.request else b""
 
 
-def _text(data: bytes) -> str:
+def text_of(data: bytes) -> str:
+    """Spell bytes for JSON, which does the quoting."""
     return data[:_LONGEST].decode("utf-8", "backslashreplace")
 
 
-def _user(user: bytes) -> str:
-    """Spell a user as one word: a space would move the fields behind it."""
-    return quoted(user).replace(" ", "\\x20") or "-"
+def word_of(data: bytes) -> str:
+    """Spell bytes as one word: a space would move the fields behind it."""
+    return quoted(data).replace(" ", "\\x20") or "-"
 
 
 def quoted(data: bytes) -> str:

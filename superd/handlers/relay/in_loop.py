@@ -88,9 +88,7 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> list[Any]:
 
 
 def _reset_peer(writer: Writer) -> None:
-    sock = writer.get_extra_info("socket")
-    if sock.family != socket.AF_UNIX and sock.fileno() >= 0:
-        resetting.reset(sock.fileno())
+    resetting.reset_peer(writer.get_extra_info("socket"))
 
 
 async def _let_go(reader: Reader) -> None:

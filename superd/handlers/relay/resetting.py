@@ -49,6 +49,12 @@ def reset(fd: int) -> None:
     ctypes.CDLL(None).connect(fd, _NOBODY, len(_NOBODY))
 
 
+def reset_peer(sock: socket.socket) -> None:
+    """Reset a peer's connection; nothing where it is closed, or is a Unix socket."""
+    if sock.family != socket.AF_UNIX and sock.fileno() >= 0:
+        reset(sock.fileno())
+
+
 def arm(sock: socket.socket) -> None:
     """Let every close of this socket be a reset, also that of a process that is killed."""
     with suppress(OSError):
