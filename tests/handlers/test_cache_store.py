@@ -8,6 +8,7 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
+from cache_folder import KEY, SIZE, body_of, found, new_store, put
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,36 +16,10 @@ from superd.handlers.cache import keyfile
 from superd.handlers.cache.claims import Claims
 from superd.handlers.cache.keyfile import MOST, Variant
 from superd.handlers.cache.shelf import Shelf
-from superd.handlers.cache.store import TOUCH_NS, Store
+from superd.handlers.cache.store import TOUCH_NS
 from superd.handlers.exits import SetupError
 
-SIZE = 1 << 24
-KEY = b"http://example.com/"
 LENGTHS = [0, 1, 16384, 16385, 65536, 65537, 300_000]
-
-
-def new_store(folder, size=SIZE, largest=SIZE, **keys):
-    return Store(str(folder / "cache"), size, largest, **keys)
-
-
-def put(store, key, body, meta=b"meta", replaces=None):
-    draft = store.begin(key)
-    for at in range(0, len(body), 10_000):
-        draft.write(body[at : at + 10_000])
-    return draft.keep(meta, replaces)
-
-
-def body_of(variant):
-    """Read a body as whoever sends it would; None for a miss."""
-    entry = variant.open()
-    if entry is None:
-        return None
-    with entry:
-        return entry.data if entry.fd == -1 else os.pread(entry.fd, entry.size + 1, 0)
-
-
-def found(store, key=KEY):
-    return [(one.meta, body_of(one)) for one in store.variants(key)]
 
 
 def files(folder):
